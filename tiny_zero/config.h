@@ -1,0 +1,133 @@
+#pragma once
+// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of them; a verb's --help
+// shows the sections that the verb reads.
+
+#include <string>
+
+#include "tiny_zero/settings.h"
+
+namespace tiny_zero {
+
+enum class Algorithm { ppo, grpo };
+enum class GroupStd { none, sample, population };
+enum class Baseline { mean, leave_one_out };
+enum class KlPlacement { none, reward, loss_k3, loss_k2 };
+enum class Aggregation { token, sequence, constant };
+enum class Truncated { keep, penalise, mask };
+enum class CriticNetwork { separate, shared };
+enum class HeadInit { zero, orz };
+enum class Schedule { constant, linear, cosine };
+enum class ComputeType { float32, bfloat16 };
+
+struct Config {
+  // run
+  std::string name = "run";
+  std::string runs_dir = "runs";
+  std::string model;
+  int64_t seed = 0;
+  std::string device = "cpu";
+  ComputeType compute_type = ComputeType::float32;
+  int64_t threads = 0;
+  bool resume = false;
+  int64_t save_every = 20;
+  int64_t keep_checkpoints = 2;
+  int64_t samples_per_step = 2;
+
+  // task
+  std::string task = "countdown";
+
+  // model shape
+  int64_t layers = 4;
+  int64_t hidden = 128;
+  int64_t heads = 4;
+  int64_t kv_heads = 4;
+  int64_t ffn = 320;
+  int64_t max_positions = 1024;
+  double rope_theta = 10000.0;
+
+  // pretraining
+  int64_t pretrain_tokens = 5'000'000;
+  int64_t pretrain_batch_tokens = 2048;
+  double pretrain_learning_rate = 2e-3;
+
+  // sampling
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int64_t max_response_tokens = 224;
+  int64_t rollout_batch = 512;
+
+  // algorithm
+  Algorithm algorithm = Algorithm::grpo;
+  int64_t num_steps = 100;
+  int64_t prompts_per_step = 32;
+  int64_t group_size = 16;       // G
+  int64_t epochs = 1;            // mu in [GRPO, iterative]
+  int64_t mini_batches = 1;
+  int64_t tokens_per_micro_batch = 4096;
+  bool dynamic_sampling = false;
+  Truncated truncated = Truncated::keep;
+  double truncation_penalty = 0.0;
+
+  // advantages
+  double gamma = 1.0;
+  double lambda = 1.0;
+  bool whiten = true;
+  GroupStd group_std = GroupStd::sample;
+  double group_epsilon = 1e-6;
+  Baseline baseline = Baseline::mean;
+
+  // loss
+  double clip_low = 0.2;   // epsilon, downwards
+  double clip_high = 0.2;  // epsilon, upwards
+  Aggregation aggregation = Aggregation::token;
+  double entropy_coef = 0.0;
+  KlPlacement kl = KlPlacement::none;
+  double kl_coef = 0.001;  // beta
+  int64_t reference_every = 0;
+
+  // critic
+  CriticNetwork critic = CriticNetwork::separate;
+  HeadInit critic_head = HeadInit::zero;
+  double critic_learning_rate = 5e-6;
+  int64_t critic_mini_batches = 1;
+  int64_t critic_warmup_steps = 0;
+  double value_clip = 0.0;
+  double value_coef = 0.5;
+
+  // optimiser
+  double learning_rate = 1e-6;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double adam_epsilon = 1e-8;
+  double weight_decay = 0.0;
+  double max_grad_norm = 1.0;
+  int64_t warmup_steps = 0;
+  Schedule schedule = Schedule::constant;
+  double final_learning_rate = 0.0;
+
+  // evaluation
+  int64_t eval_problems = 1024;
+  int64_t eval_samples = 1;
+  bool greedy = true;
+  std::string split = "test";
+  std::string json;
+  std::string responses;
+
+  // generation
+  std::string prompt;
+  int64_t problem = 0;
+  int64_t samples = 1;
+
+  // bench
+  int64_t bench_steps = 5;
+  int64_t bench_vocab = 256;
+  int64_t prompt_tokens = 16;
+  int64_t response_tokens = 96;
+
+  /// The list of settings, pointing into this object.
+  Settings settings();
+  /// Checks what no single range can say. Throws std::invalid_argument with names, values and the way out.
+  void validate() const;
+};
+
+}  // namespace tiny_zero

@@ -1,0 +1,66 @@
+#pragma once
+// Settings: each is declared once with its name, place, allowed values and help. The help text, the recipe reader, the
+// table printed at the start and the copy saved with a run all walk the same list.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace tiny_zero {
+
+struct Setting {
+  std::string section;                            // heading in --help; a verb lists the sections that it reads
+  std::string name;                               // "kl-coef": --kl-coef on the command line, kl-coef in a recipe
+  std::string help;                               // what it does, in what unit
+  std::string allowed;                            // "in [0, 1]" or "one of ppo, grpo"
+  std::function<std::string()> get;               // current value as text; parse(get()) changes nothing
+  std::function<void(const std::string&)> parse;  // throws std::invalid_argument: name, value, what is allowed
+  bool is_flag = false;                           // boolean: --name alone means true
+};
+
+/// A list of settings that point into the structs that declared them, which must outlive it.
+class Settings {
+ public:
+  static constexpr double kAny = std::numeric_limits<double>::infinity();
+
+  /// Starts a section: the settings added next belong to it.
+  Settings& section(const std::string& name);
+  Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max, const std::string& help);
+  Settings& add(const std::string& name, double& value, double min, double max, const std::string& help);
+  Settings& add(const std::string& name, bool& value, const std::string& help);
+  Settings& add(const std::string& name, std::string& value, const std::string& help);
+  /// An enum whose values 0, 1, ... are called names[0], names[1], ...
+  template <class Enum>
+    requires std::is_enum_v<Enum>
+  Settings& add(const std::string& name, Enum& value, std::vector<std::string> names, const std::string& help) {
+    return add_choice(name, std::move(names), [&value] { return static_cast<size_t>(value); },
+                      [&value](size_t index) { value = static_cast<Enum>(index); }, help);
+  }
+
+  void append(const Settings& other);
+  /// The setting of this name; throws std::invalid_argument with the nearest known name if there is none.
+  const Setting& find(const std::string& name) const;
+  /// Reads `name = value  # reason` lines. Errors give the file and line.
+  void read_recipe(const std::filesystem::path& path) const;
+  /// Writes `name = value` lines, which read_recipe() reads back; `sections` empty means all.
+  void write(std::ostream& out, const std::vector<std::string>& sections = {}) const;
+
+  auto begin() const { return list_.begin(); }
+  auto end() const { return list_.end(); }
+
+ private:
+  Settings& add_choice(const std::string& name, std::vector<std::string> names, std::function<size_t()> get,
+                       std::function<void(size_t)> set, const std::string& help);
+  Settings& push(const std::string& name, const std::string& help, std::string allowed,
+                 std::function<std::string()> get, std::function<void(const std::string&)> set, bool is_flag = false);
+  std::vector<Setting> list_;
+  std::string section_;
+};
+
+}  // namespace tiny_zero
