@@ -1,0 +1,121 @@
+#include "tasks/countdown/attempt.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace tiny_zero::countdown {
+namespace {
+
+__extension__ using Wide = unsigned __int128;
+
+constexpr std::string_view kOperators = "+-*/", kDigits = "0123456789";
+
+/// A value that is left to be used.
+struct Part {
+  int64_t written = 0;
+  Rational value;
+  std::string expression;
+  std::string tree;
+};
+
+std::string bracketed(const std::string& text) {
+  return text.find_first_not_of(kDigits) == std::string::npos ? text : "(" + text + ")";
+}
+
+/// Replaces the parts i and j by "i op j", whose result is written as `written`.
+void combine(std::vector<Part>& parts, size_t i, char op, size_t j, int64_t written) {
+  const Part a = parts[i], b = parts[j];
+  std::string first = bracketed(a.tree), second = bracketed(b.tree);
+  if ((op == '+' || op == '*') && second < first) std::swap(first, second);
+  parts[i] = {written, apply(op, a.value, b.value), bracketed(a.expression) + op + bracketed(b.expression),
+              first + op + second};
+  parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(j));
+}
+
+/// Reads an unsigned integer at `at` and moves past its digits; false if there is none or it does not fit 64 bits.
+bool read_number(std::string_view text, size_t& at, int64_t& number) {
+  const size_t start = at;
+  at = std::min(text.find_first_not_of(kDigits, at), text.size());
+  return at > start && std::from_chars(text.data() + start, text.data() + at, number).ec == std::errc();
+}
+
+}  // namespace
+
+Random::Random(uint64_t seed, uint64_t stream, uint64_t index)
+    : state_(mix_bits(mix_bits(mix_bits(seed) ^ stream) ^ index)) {}
+
+uint64_t Random::next() { return mix_bits(state_ += 0x9e3779b97f4a7c15u); }
+
+int64_t Random::between(int64_t min, int64_t max) {
+  const Wide range = static_cast<Wide>(max - min) + 1;
+  return min + static_cast<int64_t>((range * next()) >> 64);
+}
+
+bool Random::chance(double probability) { return static_cast<double>(next() >> 11) * 0x1p-53 < probability; }
+
+std::string Attempt::text() const {
+  std::string text;
+  for (const Equation& e : equations) {
+    if (!text.empty()) text += ',';
+    text += std::to_string(e.a) + e.op + std::to_string(e.b) + '=' + std::to_string(e.result);
+  }
+  return text;
+}
+
+Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random) {
+  std::vector<int64_t> left = numbers;
+  std::vector<Equation> equations;
+  while (left.size() > 1) {
+    // Refused choices are drawn again. One always passes: a/b if the two are equal, else the larger minus the smaller.
+    const auto last = static_cast<int64_t>(left.size()) - 1;
+    const auto i = static_cast<size_t>(random.between(0, last)), j = static_cast<size_t>(random.between(0, last));
+    const char op = kOperators[static_cast<size_t>(random.between(0, 3))];
+    const Rational value = apply(op, {left[i], 1}, {left[j], 1});
+    if (i == j || value.den != 1 || value.num < 1 || value.num > max_value) continue;
+    equations.push_back({left[i], op, left[j], value.num});
+    left[i] = value.num;
+    left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));
+  }
+  return *replay(numbers, equations);  // which of two equal values was meant is settled as for a response
+}
+
+std::optional<Attempt> replay(const std::vector<int64_t>& numbers, const std::vector<Equation>& equations) {
+  if (equations.size() + 1 != numbers.size()) return std::nullopt;
+  std::vector<Part> parts;
+  for (const int64_t number : numbers) {
+    const std::string text = std::to_string(number);
+    parts.push_back({number, {number, 1}, text, text});
+  }
+  for (const Equation& e : equations) {
+    const auto find = [&](int64_t written, size_t except) {
+      size_t at = 0;
+      while (at < parts.size() && (parts[at].written != written || at == except)) ++at;
+      return at;
+    };
+    const size_t i = find(e.a, parts.size()), j = find(e.b, i);
+    if (i == parts.size() || j == parts.size()) return std::nullopt;
+    combine(parts, i, e.op, j, e.result);
+  }
+  const Part& last = parts.front();
+  return Attempt{equations, last.value, last.expression, last.tree};
+}
+
+std::vector<Equation> find_equations(std::string_view text) {
+  std::vector<Equation> equations;
+  size_t at = 0;
+  while ((at = text.find_first_of(kDigits, at)) != std::string_view::npos) {
+    const bool inside = at > 0 && std::string_view("+-*/().=").find(text[at - 1]) != std::string_view::npos;
+    Equation e;
+    if (!read_number(text, at, e.a) || inside) continue;
+    size_t ahead = at;  // what does not fit is read once more as the start of the next equation, hence linear
+    if (ahead >= text.size() || kOperators.find(text[ahead]) == std::string_view::npos) continue;
+    e.op = text[ahead++];
+    if (!read_number(text, ahead, e.b) || ahead >= text.size() || text[ahead++] != '=') continue;
+    if (!read_number(text, ahead, e.result)) continue;
+    equations.push_back(e);
+    at = ahead;
+  }
+  return equations;
+}
+
+}  // namespace tiny_zero::countdown

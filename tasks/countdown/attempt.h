@@ -1,0 +1,56 @@
+#pragma once
+// An attempt is a chain of equations that uses up the numbers, such as "2*5=10,10*7=70". Drawn at random it makes the
+// problems and the base text; read back from a response it tells how far a model's arithmetic and checks can be
+// trusted.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tasks/countdown/expression.h"
+#include "tiny_zero/random.h"
+
+namespace tiny_zero::countdown {
+
+/// A sequence of random numbers: the same three keys give the same sequence on every machine.
+class Random {
+ public:
+  Random(uint64_t seed, uint64_t stream, uint64_t index);
+  uint64_t next();
+  int64_t between(int64_t min, int64_t max);  // both ends included
+  bool chance(double probability);
+
+ private:
+  uint64_t state_;
+};
+
+struct Equation {
+  int64_t a = 0;
+  char op = '+';
+  int64_t b = 0;
+  int64_t result = 0;  // as written, which in a model's text need not be true
+  bool right() const { return apply(op, {a, 1}, {b, 1}) == Rational{result, 1}; }
+};
+
+struct Attempt {
+  std::vector<Equation> equations;
+  Rational value;          // what the expression truly gives
+  std::string expression;  // "(6-1)+6": brackets around every part but numbers
+  std::string tree;        // the same with the operands of + and * in one order, so that equal trees have equal text
+  std::string text() const;
+};
+
+/// A random attempt: two of what is left and an operator, each choice equally likely among those whose result is an
+/// integer in [1, max_value], until one value is left. Needs numbers in [1, max_value].
+Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
+
+/// The attempt that these equations make of `numbers`: each takes two values that are left and puts its written result
+/// back. Nothing if a value is not there or more than one is left. Untrue equations do not stop it: `value` is true.
+std::optional<Attempt> replay(const std::vector<int64_t>& numbers, const std::vector<Equation>& equations);
+
+/// Every `a op b=c` of unsigned integers without white space, from left to right. A part of a longer sum is none.
+std::vector<Equation> find_equations(std::string_view text);
+
+}  // namespace tiny_zero::countdown

@@ -1,0 +1,82 @@
+// The base text of the tiny model and its tokenizer. A base model that can neither guess nor check has nothing for
+// reinforcement learning to amplify; these documents hold both, in shares that the settings name.
+#include <nlohmann/json.hpp>
+
+#include "tasks/countdown/countdown.h"
+
+namespace tiny_zero::countdown {
+namespace {
+
+constexpr std::string_view kEnd = "<|endoftext|>";
+
+// Byte-level BPE writes a space as "Ġ" and a newline as "Ċ". There are no merges: a token is a character or a word.
+constexpr const char* kCharacters[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9",
+                                       "+", "-", "*", "/", "(", ")", "=", ",", "Ċ", "Ġ"};
+constexpr std::string_view kWords[] = {"use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
+                                       " try ", " wait, try ",         " want ",  " no.",     " yes.",    kEnd};
+
+/// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws find none.
+std::optional<Attempt> draw_failure(const Puzzle& puzzle, int64_t value_max, Random& random,
+                                    std::set<std::string>& seen) {
+  for (int tries = 0; tries < 1000; ++tries) {
+    Attempt attempt = draw_attempt(puzzle.numbers, value_max, random);
+    if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second) return attempt;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string Countdown::document(int64_t index) const {
+  const Options& o = options;
+  if (o.prompt_template != Template::short_form) {
+    throw std::invalid_argument(
+        "countdown: the base text is written in the short form; set countdown-template = short");
+  }
+  Random random(seed_, kDocuments, static_cast<uint64_t>(index));
+  Attempt solution;
+  const Puzzle puzzle = generate(Split::train, random, &solution);
+  const auto document = [&](const std::string& thoughts, const Attempt& last) {
+    return prompt(puzzle) + thoughts + "</think><answer>" + last.expression + "</answer>";
+  };
+  std::set<std::string> seen;
+  if (!random.chance(o.search_share)) {
+    const bool right = random.chance(o.guess_right);
+    const Attempt guess = right ? solution : draw_failure(puzzle, o.value_max, random, seen).value_or(solution);
+    return document(" try " + guess.text(), guess);
+  }
+  const std::string want = " want " + std::to_string(puzzle.target);
+  const bool solved = random.chance(o.solved);
+  std::string thoughts;
+  Attempt last = solution;
+  for (int64_t failures = 0; failures < o.max_attempts - solved; ++failures) {
+    if (failures > 0 && !random.chance(o.go_on)) break;
+    const auto failure = draw_failure(puzzle, o.value_max, random, seen);
+    if (!failure) break;
+    thoughts += (failures == 0 ? " try " : " wait, try ") + failure->text() + want + " no.";
+    last = *failure;
+  }
+  if (!solved) return document(thoughts, last);
+  return document(thoughts + " wait, try " + solution.text() + want + " yes.", solution);
+}
+
+std::string Countdown::tokenizer_json() const {
+  auto tokenizer = nlohmann::json::parse(R"({
+    "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+              "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": []}})");
+  auto& vocab = tokenizer["model"]["vocab"];
+  for (const char* character : kCharacters) vocab[character] = vocab.size();
+  auto word = nlohmann::json::parse(R"({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false})");
+  for (const std::string_view content : kWords) {
+    word["id"] = vocab.size() + tokenizer["added_tokens"].size();
+    word["content"] = content;
+    word["special"] = content == kEnd;
+    tokenizer["added_tokens"].push_back(word);
+  }
+  return tokenizer.dump(/*indent=*/1);
+}
+
+}  // namespace tiny_zero::countdown

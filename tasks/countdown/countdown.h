@@ -1,0 +1,83 @@
+#pragma once
+// Countdown: write an expression with + - * / that uses each given number exactly once and equals the target
+// [TinyZero].
+
+#include <array>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tasks/countdown/attempt.h"
+#include "tiny_zero/reward.h"
+
+namespace tiny_zero::countdown {
+
+enum class Template { base, chat, short_form };
+
+/// Numbers and the value to reach. As text, which is a problem's reference: "6,6,1=36".
+struct Puzzle {
+  std::vector<int64_t> numbers;
+  int64_t target = 0;
+};
+Puzzle read_reference(const std::string& text);  // throws std::invalid_argument if it is no reference
+
+struct Options {
+  std::string train_file, test_file;  // "" = generated
+  Template prompt_template = Template::base;
+  double format_score = 0.1;
+  bool need_think = false, need_end = false;
+  // generator
+  int64_t count_min = 3, count_max = 4;
+  int64_t number_min = 1, number_max = 99;
+  int64_t target_min = 10, target_max = 100;
+  int64_t value_max = 999;
+  double test_share = 0.1;
+  // base text
+  double search_share = 0.2, go_on = 0.7, solved = 0.7, guess_right = 0.1;
+  int64_t max_attempts = 8;
+};
+
+class Countdown : public Task {
+ public:
+  Options options;  // set before prepare()
+
+  Settings settings() override;
+  /// Loads the files. A line that is no usable problem throws with its place; a training row that belongs to the test
+  /// split is left out and counted on standard error.
+  void prepare(uint64_t seed) override;
+  /// From a file: test rows in their order, training rows in a new order each epoch. Generated: solvable.
+  Problem problem(Split split, int64_t index) const override;
+  Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
+  /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes together; marked if it
+  /// does not use exactly the given numbers. "" if no answer can be read.
+  std::string answer(const Problem& problem, std::string_view response) const override;
+  /// Reads the short form: attempts that begin with " try " and are judged " yes." or " no.". The last two,
+  /// searches and guesses, speak of every form: a search is a response that reflects().
+  std::vector<Tally> diagnose(const Problem& problem, std::string_view response) const override;
+  /// Short form only. The problem is generated, in no test split, even where the training split comes from a file.
+  std::string document(int64_t index) const override;
+  std::string tokenizer_json() const override;
+
+ private:
+  enum Sequence : uint64_t { kTrain, kTest, kDocuments, kEpochs };
+
+  /// One rule for files and generator: a puzzle is the test file's if there is one, else a fixed share of all, whatever
+  /// the seed. The order of the numbers does not matter.
+  bool in_test(const Puzzle& puzzle) const;
+  Puzzle generate(Split split, Random& random, Attempt* solution = nullptr) const;
+  std::string prompt(const Puzzle& puzzle) const;
+
+  uint64_t seed_ = 0;
+  std::array<std::vector<Puzzle>, 2> rows_;  // by split; empty = generated
+  std::set<uint64_t> test_keys_;             // of the test file
+};
+
+/// The response returns to the problem after a failed check. In words: an equation, later a phrase that rejects or
+/// hesitates ("no.", "wrong", "too high", "wait", ...), later a phrase that starts anew ("try", "instead", "let me",
+/// ...), later another equation. Letter case does not matter. A rule of thumb on natural language; on the short form it
+/// means that another attempt follows " no." or " wait, try ".
+bool reflects(std::string_view response);
+
+}  // namespace tiny_zero::countdown

@@ -1,0 +1,644 @@
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "tasks/countdown/countdown.h"
+
+using namespace tiny_zero;
+using namespace tiny_zero::countdown;
+
+namespace {
+
+using Numbers = std::vector<int64_t>;
+
+/// The demo's problems, small enough for many collisions.
+Countdown small_task(uint64_t seed = 0) {
+  Countdown task;
+  task.options.prompt_template = Template::short_form;
+  task.options.count_max = 3;
+  task.options.number_max = 10;
+  task.options.target_min = 1;
+  task.options.target_max = 50;
+  task.options.value_max = 199;
+  task.prepare(seed);
+  return task;
+}
+
+/// Brute force in floating point, which shares no code with the module.
+bool solvable(std::vector<double> left, double target) {
+  if (left.size() == 1) return std::abs(left[0] - target) < 1e-6;
+  for (size_t i = 0; i < left.size(); ++i) {
+    for (size_t j = 0; j < left.size(); ++j) {
+      if (i == j) continue;
+      std::vector<double> rest;
+      for (size_t k = 0; k < left.size(); ++k) {
+        if (k != i && k != j) rest.push_back(left[k]);
+      }
+      for (const double value : {left[i] + left[j], left[i] - left[j], left[i] * left[j], left[i] / left[j]}) {
+        rest.push_back(value);
+        if (solvable(rest, target)) return true;
+        rest.pop_back();
+      }
+    }
+  }
+  return false;
+}
+
+std::string canonical(const Problem& problem) {
+  Puzzle puzzle = read_reference(problem.reference);
+  std::sort(puzzle.numbers.begin(), puzzle.numbers.end());
+  std::string text = std::to_string(puzzle.target);
+  for (const int64_t number : puzzle.numbers) text += " " + std::to_string(number);
+  return text;
+}
+
+std::vector<std::string> split_text(const std::string& text, const std::string& separator) {
+  std::vector<std::string> parts;
+  size_t at = 0;
+  for (size_t end; (end = text.find(separator, at)) != std::string::npos; at = end + separator.size()) {
+    parts.push_back(text.substr(at, end - at));
+  }
+  parts.push_back(text.substr(at));
+  return parts;
+}
+
+/// "6,6,1=36" of a document that begins "use 6,6,1 once each to make 36\n".
+std::string document_reference(const std::string& document) {
+  const std::string words = " once each to make ";
+  const size_t at = document.find(words), line = document.find('\n');
+  REQUIRE((document.starts_with("use ") && at < line && line < document.size()));
+  return document.substr(4, at - 4) + "=" + document.substr(at + words.size(), line - at - words.size());
+}
+
+/// Checks that "6-1=5,5+6=11" is true and uses exactly `numbers`; returns its last result. `key` gets the equations
+/// with the operands of + and * sorted, which is equal for attempts that compute the same.
+int64_t check_attempt(const std::string& text, const Numbers& numbers, std::string& key) {
+  std::multiset<int64_t> left(numbers.begin(), numbers.end());
+  int64_t c = 0;
+  for (const std::string& equation : split_text(text, ",")) {
+    long a = 0, b = 0, written = 0;
+    char op = 0;
+    int end = 0;
+    REQUIRE(std::sscanf(equation.c_str(), "%ld%c%ld=%ld%n", &a, &op, &b, &written, &end) == 4);
+    REQUIRE(static_cast<size_t>(end) == equation.size());
+    for (const long operand : {a, b}) {
+      REQUIRE(left.count(operand) > 0);
+      left.erase(left.find(operand));
+    }
+    if (op == '/') REQUIRE(b * written == a);
+    if (op != '/') REQUIRE((op == '+' ? a + b : op == '-' ? a - b : a * b) == written);
+    REQUIRE(written > 0);
+    REQUIRE(written <= 199);
+    if (op == '+' || op == '*') key += std::to_string(std::min(a, b)) + op + std::to_string(std::max(a, b)) + ";";
+    if (op == '-' || op == '/') key += std::to_string(a) + op + std::to_string(b) + ";";
+    left.insert(c = written);
+  }
+  REQUIRE(left.size() == 1);
+  return c;
+}
+
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& content) {
+    static int count = 0;
+    path = (std::filesystem::temp_directory_path() /
+            ("countdown_" + std::to_string(getpid()) + "_" + std::to_string(++count) + ".jsonl"))
+               .string();
+    std::ofstream(path) << content;
+  }
+  ~TemporaryFile() { std::filesystem::remove(path); }
+  std::string path;
+};
+
+const Problem kProblem{"", "3,3,8,8=24"};
+const Problem kEasy{"", "6,6,1=11"};
+
+double share(int64_t hits, int64_t trials) { return static_cast<double>(hits) / static_cast<double>(trials); }
+
+}  // namespace
+
+TEST_CASE("countdown: check_expression on awkward answers [T26]") {
+  struct Case {
+    std::string text;
+    Numbers numbers;
+    int64_t target;
+    Verdict verdict;
+  };
+  const auto right = Verdict::right, value = Verdict::wrong_value, other = Verdict::wrong_numbers,
+             junk = Verdict::unparsable;
+  const std::vector<Case> cases = {
+      {"8/(3-8/3)", {3, 3, 8, 8}, 24, right},      // thirds on the way
+      {" ( 1 + 2 )\t/\n3 ", {3, 2, 1}, 1, right},  // the prompt's example
+      {"10-3-2", {2, 3, 10}, 5, right},            // from left to right
+      {"24/4/2", {2, 4, 24}, 3, right},            //
+      {"2+3*4", {2, 3, 4}, 14, right},             // * before +
+      {"2*3+4", {2, 3, 4}, 10, right},             //
+      {"12/2*3", {2, 3, 12}, 18, right},           // / and * rank alike
+      {"8-6/3-2", {8, 6, 3, 2}, 4, right},         //
+      {"((((7))))", {7}, 7, right},                //
+      {"0+5", {0, 5}, 5, right},                   // a lone zero is a number
+      {"3\u00d74\u22122", {2, 3, 4}, 10, right},   // × and −
+      {"8\u00f72\u00b73", {2, 3, 8}, 12, right},   // ÷ and ·
+      {"7/2", {7, 2}, 3, value},                   // not rounded
+      {"1/3*3", {1, 3, 3}, 1, right},              // exact where floating point need not be
+      {"6+5", {6, 5}, 12, value},                  //
+      {"6+6-1+6", {6, 6, 1}, 17, other},           // a number reused
+      {"6+6", {6, 6, 1}, 12, other},               // one left out
+      {"36", {6, 6, 1}, 36, other},                // the target itself
+      {"61-6", {6, 6, 1}, 55, other},              // digits joined
+      {"5/(3-3)", {3, 3, 5}, 0, value},            // division by zero
+      {"0*(5/(3-3))", {0, 3, 3, 5}, 0, value},     // zero times undefined is not zero
+      {"2**10", {2, 10}, 1024, junk},              //
+      {"7//2", {7, 2}, 3, junk},                   //
+      {"1.5*4", {1, 5, 4}, 6, junk},               // TinyZero's pattern sees 1, 5, 4
+      {".5*8", {5, 8}, 4, junk},                   //
+      {"9**9**9", {9, 9, 9}, 1, junk},             // must not run for ever
+      {"1 2", {1, 2}, 12, junk},                   // no joining
+      {"2(3)", {2, 3}, 6, junk},                   // no unwritten *
+      {"(2)(3)", {2, 3}, 6, junk},                 //
+      {"2)3", {2, 3}, 5, junk},                    //
+      {"07+1", {7, 1}, 8, junk},                   //
+      {"00", {0}, 0, junk},                        //
+      {"6+5=11", {6, 5}, 11, junk},                // an equation is no expression
+      {"x+5", {5}, 5, junk},                       //
+      {"6 % 5", {6, 5}, 1, junk},                  //
+      {"1e1", {1, 1}, 10, junk},                   //
+      {"", {1}, 1, junk},                          //
+      {" ", {1}, 1, junk},                         //
+      {"()", {1}, 1, junk},                        //
+      {"(1", {1}, 1, junk},                        //
+      {"1)", {1}, 1, junk},                        //
+      {"1+", {1}, 1, junk},                        //
+      {"*1", {1}, 1, junk},                        //
+      {"-3+5", {3, 5}, 2, right},                  // a leading minus is free
+      {"2*(-3+5)", {2, 3, 5}, 4, right},           //
+      {"-(3-5)", {3, 5}, 2, right},                //
+      {"-3*2+7", {2, 3, 7}, 1, right},             // -(3*2)+7
+      {"5*-3", {3, 5}, -15, junk},                 // but not after an operator
+      {"5--3", {3, 5}, 8, junk},                   //
+      {"--3", {3}, 3, junk},                       //
+      {"-", {3}, 3, junk},                         //
+      {"+3", {3}, 3, junk},                        //
+      {"99999999999999999999", {9}, 9, other},     // beyond 64 bits
+      {"3000000000*4000000000", {3000000000, 4000000000}, -6446744073709551616, value},  // would wrap to this
+      {"9223372036854775807+1", {9223372036854775807, 1}, INT64_MIN, value},             //
+      {std::string("1+2\0", 4), {1, 2}, 3, junk},                                        // NUL
+      {std::string("\0", 1), {1}, 1, junk},                                              //
+      {"1+2\xff", {1, 2}, 3, junk},                                                      // invalid UTF-8
+      {"1\xc3", {1}, 1, junk},                                                           // half a typographic sign
+      {"\xe2\x88", {1}, 1, junk},                                                        //
+  };
+  for (const Case& c : cases) {
+    CAPTURE(c.text);
+    CHECK(check_expression(c.text, c.numbers, c.target) == c.verdict);
+  }
+}
+
+TEST_CASE("countdown: rationals overflow to undefined, never wrap") {
+  const Rational big{INT64_MAX, 1}, least{INT64_MIN, 1}, sliver{1, INT64_MAX};
+  for (const Rational undefined : {apply('+', big, {1, 1}), apply('-', least, {1, 1}), apply('*', big, {2, 1}),
+                                   apply('/', sliver, big), apply('/', least, {-1, 1}), apply('/', {1, 1}, {0, 1}),
+                                   apply('/', {1, 1}, least), apply('+', {0, 0}, {1, 1}), apply('*', {0, 1}, {0, 0})}) {
+    CHECK(undefined.den == 0);
+  }
+  CHECK(apply('*', big, sliver) == Rational{1, 1});  // the product overflows, the value does not
+  CHECK(apply('+', {1, 6}, {1, 3}) == Rational{1, 2});
+  CHECK(apply('-', {1, 3}, {1, 2}) == Rational{-1, 6});
+  CHECK(apply('/', {2, 1}, {-4, 1}) == Rational{-1, 2});
+}
+
+TEST_CASE("countdown: a megabyte of anything is graded without a crash") {
+  const size_t n = 1'000'000;
+  const auto repeat = [&](const std::string& text) {
+    std::string all;
+    while (all.size() < n) all += text;
+    return all;
+  };
+  const std::string deep = std::string(100'000, '(') + "3" + std::string(100'000, ')');
+  CHECK(check_expression(deep, {3}, 3) == Verdict::right);
+  CHECK(check_expression(repeat("("), {3}, 3) == Verdict::unparsable);
+  CHECK(check_expression(repeat("(-"), {3}, 3) == Verdict::unparsable);
+  CHECK(check_expression(repeat("3+") + "3", {3}, 3) == Verdict::wrong_numbers);
+  CHECK(check_expression(repeat("9"), {9}, 9) == Verdict::wrong_numbers);
+  CHECK(check_expression("1" + repeat("/97"), {1}, 1) == Verdict::wrong_numbers);
+  Countdown task;
+  for (const char* piece :
+       {"<", "<answer>", "</answer>", "<answer></answer>", "<answer>1+1", " try ", " try 6-1=5,5+6=11 no.", "1+",
+        "1=", "not", "no. try =", "12345678", "1*1=1,", "\xff", "(", "<answer>((("}) {
+    CAPTURE(piece);
+    const std::string response = repeat(piece);
+    CHECK(task.grade(kProblem, response, true).score <= 0.1);
+    CHECK(task.diagnose(kProblem, response).size() == 7);
+    task.answer(kProblem, response);
+  }
+}
+
+TEST_CASE("countdown: the answer is the last complete pair of tags [T27]") {
+  CHECK(last_answer("<answer>1</answer>") == "1");
+  CHECK(last_answer("<answer>1</answer> no, <answer>2</answer>") == "2");
+  CHECK(last_answer("<answer>1</answer> <answer>2") == "1");           // the second is not closed
+  CHECK(last_answer("<answer>1 <answer>2</answer></answer>") == "2");  // nested: the innermost
+  CHECK(last_answer("</answer>1<answer>") == std::nullopt);
+  CHECK(last_answer("<answer>1</answer></answer>") == "1");
+  CHECK(last_answer("<answer></answer>") == "");
+  CHECK(last_answer("<Answer>1</Answer>") == std::nullopt);
+  CHECK(last_answer("<answer>1</answer") == std::nullopt);
+  CHECK(last_answer("1+2") == std::nullopt);
+  CHECK(last_answer(std::string_view("\0<answer>\0</answer>", 19)) == std::string_view("\0", 1));
+}
+
+TEST_CASE("countdown: grade gives TinyZero's three rewards") {
+  Countdown task;
+  const auto score = [&](const std::string& response) { return task.grade(kProblem, response, true).score; };
+  CHECK(score("so</think> <answer> 8/(3-8/3) </answer>") == 1.0);
+  CHECK(score("<answer>8+8+3+3</answer>") == 0.1);
+  CHECK(score("<answer>about 24</answer>") == 0.1);
+  CHECK(score("<answer> (1 + 2) / 3 </answer>") == 0.1);  // quoted from the prompt
+  CHECK(score("8/(3-8/3)") == 0.0);
+  CHECK(score("<answer>8/(3-8/3)") == 0.0);
+  CHECK(score("") == 0.0);
+
+  const Reward junk = task.grade(kProblem, "<answer>about 24</answer>", true);
+  CHECK_FALSE(junk.answered);
+  CHECK(junk.formatted);
+  const Reward wrong = task.grade(kProblem, "<answer>8+8+3+3</answer>", true);
+  CHECK(wrong.answered);
+  CHECK_FALSE(wrong.correct);
+  CHECK(task.grade(kProblem, "<answer>8/(3-8/3)</answer>", /*finished=*/false).correct);
+
+  task.options.format_score = 0.25;
+  CHECK(score("<answer>1</answer>") == 0.25);
+  task.options.need_think = true;
+  CHECK(score("<answer>8/(3-8/3)</answer></think>") == 0.0);
+  CHECK(score("</think><answer>8/(3-8/3)</answer>") == 1.0);
+  task.options.need_end = true;
+  CHECK(task.grade(kProblem, "</think><answer>8/(3-8/3)</answer>", /*finished=*/false).score == 0.0);
+  CHECK_THROWS_AS(task.grade({"", "6,6=1=3"}, "", true), std::invalid_argument);  // our own fault is not hidden
+  CHECK_THROWS_AS(task.grade({"", "6,6"}, "", true), std::invalid_argument);
+}
+
+TEST_CASE("countdown: reflects() wants equation, rejection, new start, equation") {
+  CHECK(reflects(" try 6-1=5,5+6=11 want 36 no. wait, try 6*6=36"));
+  CHECK_FALSE(reflects(" try 6-1=5,5+6=11 want 36 no.</think><answer>(6-1)+6</answer>"));  // gives up
+  CHECK_FALSE(reflects(" try 6-1=5,5+6=11</think><answer>(6-1)+6</answer>"));              // guesses
+  CHECK_FALSE(reflects(" try 6-1=5,5+6=11 want 11 yes.</think><answer>(6-1)+6</answer>"));
+  CHECK(reflects("8 + 3 = 11, which is Too Low. Instead, 8 * 3 = 24."));
+  CHECK(reflects("8 - 3 = 5. That doesn’t work. Let’s use 8 + 3 = 11."));
+  CHECK(reflects("8 - 3 = 5. Hmm, what about 8 + 3 = 11?"));
+  CHECK_FALSE(reflects("Do not use a number twice. Let me try 8 - 3 = 5."));  // nothing was checked yet
+  CHECK_FALSE(reflects("8 - 3 = 5 is wrong. The country has casinos."));      // no new attempt
+  CHECK_FALSE(reflects("8 - 3 = 5 is wrong. Let me stop here."));
+  CHECK_FALSE(reflects("2 + 3 = 5 in a casino. A country = B"));  // words, not parts of words
+  CHECK_FALSE(reflects(""));
+}
+
+TEST_CASE("countdown: answer() votes by exact value") {
+  Countdown task;
+  CHECK(task.answer(kProblem, "<answer>8/(3-8/3)</answer>") == "24");
+  CHECK(task.answer(kProblem, "<answer> 8 / (3 - 8/3)</answer>") == "24");
+  CHECK(task.answer(kProblem, "<answer>3*8</answer>") == "24 from other numbers");
+  CHECK(task.answer(kProblem, "<answer>8/3+8/3</answer>") == "16/3");
+  CHECK(task.answer(kProblem, "<answer>8/(3-3)+8</answer>") == "undefined");
+  CHECK(task.answer(kProblem, "<answer>24!</answer>") == "");
+  CHECK(task.answer(kProblem, "24") == "");
+}
+
+TEST_CASE("countdown: diagnose on hand-written responses to 6,6,1=11") {
+  Countdown task;
+  using Row = std::vector<std::pair<int64_t, int64_t>>;
+  const auto row = [&](const std::string& response) {
+    const std::vector<std::string> names = {"equations right",
+                                            "right attempts called right",
+                                            "wrong attempts called wrong",
+                                            "attempts repeated",
+                                            "attempts",
+                                            "searches right",
+                                            "guesses right"};
+    Row result;
+    for (const Tally& tally : task.diagnose(kEasy, response)) {
+      CHECK(tally.name == names.at(result.size()));
+      result.push_back({tally.hits, tally.trials});
+    }
+    return result;
+  };
+  const std::string right = "</think><answer>6+6-1</answer>", wrong = "</think><answer>6*6-1</answer>";
+  CHECK(row(" try 6-1=5,5+6=11" + right) == Row{{2, 2}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {1, 1}});
+  CHECK(row(" try 6*6=36,36-1=35 want 11 no. wait, try 6+6=12,12-1=11 want 11 yes." + right) ==
+        Row{{4, 4}, {1, 1}, {1, 1}, {0, 2}, {2, 1}, {1, 1}, {0, 0}});
+  // A right attempt called wrong, a wrong one called right.
+  CHECK(row(" try 6+6=12,12-1=11 want 11 no. wait, try 6*6=36,36-1=35 want 11 yes." + wrong) ==
+        Row{{4, 4}, {0, 1}, {0, 1}, {0, 2}, {2, 1}, {0, 1}, {0, 0}});
+  // 6+6=13 is untrue: written 12, truly 11, so "no." is a mistake. 6-1=5,5+6=11 twice, once with operands swapped.
+  CHECK(row(" try 6+6=13,13-1=12 want 11 no. wait, try 6-1=5,5+6=11 want 11 yes. wait, try 6-1=5,6+5=11 want 11 yes." +
+            right) == Row{{5, 6}, {2, 3}, {0, 0}, {1, 3}, {3, 1}, {1, 1}, {0, 0}});
+  // A number left out, or one that is not there: the attempt is wrong whatever its last value.
+  CHECK(row(" try 6+6=12 want 11 no. wait, try 10+1=11,6/6=1 want 11 yes." + wrong) ==
+        Row{{3, 3}, {0, 0}, {1, 2}, {0, 2}, {2, 1}, {0, 1}, {0, 0}});
+  CHECK(row("") == Row{{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 1}, {0, 0}, {0, 1}});
+  // No equations: part of a sum, beyond 64 bits, after the answer.
+  CHECK(row(" try 1+2+3=6,99999999999999999999+1=2<answer>1</answer>1+1=2") ==
+        Row{{0, 0}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {0, 1}});
+}
+
+TEST_CASE("countdown: generated problems are pure, solvable and within their ranges") {
+  Countdown task;
+  task.prepare(3);
+  Countdown again;
+  again.prepare(3);
+  for (int64_t i = 0; i < 5; ++i) again.problem(Split::train, 1000 + i);  // the order of calls does not matter
+  std::set<std::string> prompts;
+  std::map<size_t, int> counts;
+  for (const Split split : {Split::train, Split::test}) {
+    for (int64_t i = 0; i < 300; ++i) {
+      const Problem problem = task.problem(split, i);
+      CHECK(problem.reference == again.problem(split, i).reference);
+      CHECK(problem.prompt == again.problem(split, i).prompt);
+      const Puzzle puzzle = read_reference(problem.reference);
+      CAPTURE(problem.reference);
+      CHECK(puzzle.target >= 10);
+      CHECK(puzzle.target <= 100);
+      CHECK(std::all_of(puzzle.numbers.begin(), puzzle.numbers.end(), [](int64_t n) { return n >= 1 && n <= 99; }));
+      CHECK(solvable({puzzle.numbers.begin(), puzzle.numbers.end()}, static_cast<double>(puzzle.target)));
+      ++counts[puzzle.numbers.size()];
+      prompts.insert(problem.prompt);
+    }
+  }
+  CHECK(counts.size() == 2);
+  CHECK(counts[3] > 150);
+  CHECK(counts[4] > 100);
+  CHECK(prompts.size() > 590);
+  again.prepare(4);
+  CHECK(task.problem(Split::train, 0).reference != again.problem(Split::train, 0).reference);
+}
+
+TEST_CASE("countdown: no problem stands in both splits, whatever the seed and the order of the numbers") {
+  std::set<std::string> train, test;
+  for (const uint64_t seed : {0u, 1u}) {
+    const Countdown task = small_task(seed);
+    for (int64_t i = 0; i < 10'000; ++i) {
+      train.insert(canonical(task.problem(Split::train, i)));
+      train.insert(canonical({"", document_reference(task.document(i))}));
+      test.insert(canonical(task.problem(Split::test, i)));
+    }
+  }
+  for (const std::string& problem : test) CHECK(train.count(problem) == 0);
+  CHECK(share(std::ssize(test), std::ssize(train) + std::ssize(test)) == doctest::Approx(0.1).epsilon(0.2));
+}
+
+TEST_CASE("countdown: prompts name the numbers and the target") {
+  TemporaryFile rows("{\"nums\": [44, 19, 35], \"target\": 98}\n");
+  Countdown task;
+  task.options.test_file = rows.path;
+  task.prepare(0);
+  const std::string base = task.problem(Split::test, 0).prompt;
+  CHECK(base.starts_with("A conversation between User and Assistant."));
+  CHECK(base.find("Using the numbers [44, 19, 35], create an equation that equals 98.") != std::string::npos);
+  CHECK(base.find("exactly once") != std::string::npos);
+  CHECK(base.ends_with("\nAssistant: Let me solve this step by step.\n<think>"));
+  task.options.prompt_template = Template::chat;
+  const std::string chat = task.problem(Split::test, 0).prompt;
+  CHECK(chat.starts_with("<|im_start|>system\n"));
+  CHECK(chat.ends_with("<|im_end|>\n<|im_start|>assistant\nLet me solve this step by step.\n<think>"));
+  task.options.prompt_template = Template::short_form;
+  CHECK(task.problem(Split::test, 0).prompt == "use 44,19,35 once each to make 98\n<think>");
+}
+
+TEST_CASE("countdown: files give test rows in order and training rows in a new order each epoch") {
+  std::string train, test;
+  for (int i = 0; i < 11; ++i) train += "{\"target\": " + std::to_string(100 + i) + ", \"nums\": [1, 2, 3]}\r\n\n";
+  for (int i = 0; i < 3; ++i) test += "{\"nums\": [3, 2, 1], \"target\": " + std::to_string(102 - i) + ", \"x\": []}\n";
+  TemporaryFile train_file(train), test_file(test);
+  Countdown task;
+  task.options.train_file = train_file.path;
+  task.options.test_file = test_file.path;
+  std::ostringstream report;
+  auto* const terminal = std::cerr.rdbuf(report.rdbuf());
+  task.prepare(0);
+  std::cerr.rdbuf(terminal);
+  CHECK(report.str().find("left out 3 of the 11 rows") != std::string::npos);
+  CHECK(task.problem(Split::test, 0).reference == "3,2,1=102");
+  CHECK(task.problem(Split::test, 4).reference == "3,2,1=101");
+  std::set<std::string> orders;
+  for (int64_t epoch = 0; epoch < 5; ++epoch) {
+    std::set<std::string> seen;
+    std::string order;
+    for (int64_t i = 0; i < 8; ++i) {  // 11 rows less the 3 that stand in the test file in another order
+      const std::string reference = task.problem(Split::train, epoch * 8 + i).reference;
+      seen.insert(reference);
+      order += reference;
+    }
+    CHECK(seen.size() == 8);
+    CHECK(seen.count("1,2,3=101") == 0);
+    orders.insert(order);
+  }
+  CHECK(orders.size() == 5);
+}
+
+TEST_CASE("countdown: a file for one split alone does not let the other one repeat it") {
+  const Countdown generator = small_task();
+  std::string rows;
+  std::set<std::string> in_file;
+  for (int64_t i = 0; i < 2000; ++i) {
+    const Problem problem = generator.problem(Split::train, i);
+    const Puzzle puzzle = read_reference(problem.reference);
+    rows += nlohmann::json{{"nums", puzzle.numbers}, {"target", puzzle.target}}.dump() + "\n";
+    in_file.insert(canonical(problem));
+  }
+  TemporaryFile file(rows);
+  Countdown task = generator;
+  task.options.test_file = file.path;
+  task.prepare(0);
+  for (int64_t i = 0; i < 2000; ++i) {
+    CHECK(in_file.count(canonical(task.problem(Split::train, i))) == 0);
+    CHECK(in_file.count(canonical({"", document_reference(task.document(i))})) == 0);
+  }
+  task.options.train_file = file.path;
+  task.options.test_file = "";
+  task.prepare(0);
+  for (int64_t i = 0; i < 2000; ++i) CHECK(in_file.count(canonical(task.problem(Split::test, i))) == 0);
+}
+
+TEST_CASE("countdown: unusable rows and settings are refused with their place") {
+  const auto message = [](const std::string& line) {
+    TemporaryFile file("{\"nums\": [1, 2], \"target\": 3}\n" + line + "\n");
+    Countdown task;
+    task.options.test_file = file.path;
+    try {
+      task.prepare(0);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what()).substr(file.path.size());
+    }
+    return std::string("accepted");
+  };
+  for (const char* line :
+       {"{", "[]", "7", "nul", "{\"nums\": [1, 2]}", "{\"target\": 3}", "{\"nums\": 3, \"target\": 3}",
+        "{\"nums\": [1], \"target\": 1}", "{\"nums\": [1, 2.5], \"target\": 3}", "{\"nums\": [1, -2], \"target\": 3}",
+        "{\"nums\": [0, 2], \"target\": 3}", "{\"nums\": [1, \"2\"], \"target\": 3}",
+        "{\"nums\": [1, 2], \"target\": \"3\"}", "{\"nums\": [1, 2], \"target\": 3.5}",
+        "{\"nums\": [1, 18446744073709551615], \"target\": 3}", "{\"nums\": [1, 2], \"target\": 1e30}",
+        "{\"nums\": [1,1,1,1,1,1,1,1,1], \"target\": 3}", "{\"nums\": [1, 2], \"target\": 3}}", "\xff"}) {
+    CAPTURE(line);
+    CHECK(message(line).starts_with(std::string(":2: found ") + line + ", want "));
+  }
+  CHECK(message("{\"nums\": [1, 2], \"target\": -1}") == "accepted");
+
+  const auto refused = [](auto change) {
+    Countdown task;
+    change(task.options);
+    try {
+      task.prepare(0);
+    } catch (const std::invalid_argument& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(refused([](Options& o) { o.test_file = "/nowhere.jsonl"; }).starts_with("/nowhere.jsonl: cannot be opened"));
+  CHECK(refused([](Options& o) { o.count_min = 5; }).starts_with("countdown-count-min is 5"));
+  CHECK(refused([](Options& o) { o.value_max = 50; }).starts_with("countdown-value-max is 50"));
+  CHECK(refused([](Options& o) { o.number_max = 2, o.target_min = 90; }).find("no problem") != std::string::npos);
+  CHECK(refused([](Options& o) { o.test_share = 0; }).find("test split") != std::string::npos);
+  CHECK(refused([](Options&) {}) == "accepted");
+  TemporaryFile empty("\n");
+  CHECK(refused([&](Options& o) { o.train_file = empty.path; }).find("found no problem") != std::string::npos);
+}
+
+TEST_CASE("countdown: the base text is true, varied and as its settings say") {
+  const Countdown task = small_task();
+  const int64_t n = 6000;
+  int64_t searches = 0, solved = 0, guesses_right = 0, one_failure = 0, most = 0, attempts_all = 0, larger_first = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const std::string document = task.document(i);
+    CAPTURE(document);
+    const size_t start = document.find("\n<think> try ");
+    REQUIRE(start != std::string::npos);
+    const Problem problem{"", document_reference(document)};
+    const Puzzle puzzle = read_reference(problem.reference);
+    const std::string target = std::to_string(puzzle.target);
+    const std::string response = document.substr(start + 8);
+    const auto parts = split_text(response.substr(5), "</think><answer>");
+    REQUIRE(parts.size() == 2);
+    const auto attempts = split_text(parts[0], " wait, try ");
+    const bool search = parts[0].find(" want ") != std::string::npos;
+    const Reward reward = task.grade(problem, response, true);
+    CHECK(reward.answered);
+    CHECK(reward.reflected == (attempts.size() > 1));
+    std::set<std::string> keys;
+    for (size_t k = 0; k < attempts.size(); ++k) {
+      const size_t end = std::min(attempts[k].find(" want "), attempts[k].size());
+      std::string key;
+      const int64_t value = check_attempt(attempts[k].substr(0, end), puzzle.numbers, key);
+      const bool hit = std::to_string(value) == target;
+      CHECK(attempts[k].substr(end) == (search ? " want " + target + (hit ? " yes." : " no.") : ""));
+      CHECK(keys.insert(key).second);                              // no attempt twice
+      CHECK((!hit || k + 1 == attempts.size()));                   // the first right one ends the search
+      if (k + 1 == attempts.size()) CHECK(reward.correct == hit);  // the answer is what was tried last
+    }
+    if (search) {
+      const auto failures = std::ssize(attempts) - reward.correct;
+      CHECK(failures >= 1);
+      ++searches, solved += reward.correct, one_failure += failures == 1;
+      most = std::max<int64_t>(most, std::ssize(attempts));
+      attempts_all += std::ssize(attempts);
+    } else {
+      CHECK(attempts.size() == 1);
+      guesses_right += reward.correct;
+    }
+    const auto tallies = task.diagnose(problem, response);
+    CHECK(tallies[0].hits == tallies[0].trials);
+    CHECK(tallies[1].hits == tallies[1].trials);
+    CHECK(tallies[2].hits == tallies[2].trials);
+    CHECK(tallies[3].hits == 0);
+    CHECK(tallies[4].hits == std::ssize(attempts));
+    long a = 0, b = 0;
+    if (std::sscanf(attempts[0].c_str(), "%ld+%ld", &a, &b) == 2) larger_first += a > b ? 1 : a < b ? -1 : 0;
+  }
+  // Four standard deviations: 0.02 of 6000 documents, 0.015 of 4800 guesses, 0.055 of 1200 searches.
+  CHECK(std::abs(share(searches, n) - 0.2) < 0.02);
+  CHECK(std::abs(share(guesses_right, n - searches) - 0.1) < 0.018);
+  CHECK(std::abs(share(solved, searches) - 0.7) < 0.055);
+  CHECK(std::abs(share(one_failure, searches) - 0.3) < 0.055);
+  CHECK(most == 8);
+  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06, plus the right one.
+  CHECK(share(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
+  CHECK(std::abs(share(larger_first, n)) < 0.04);  // the order of operands is free
+  CHECK(task.document(7) == small_task().document(7));
+  CHECK(task.document(7) != small_task(1).document(7));
+}
+
+TEST_CASE("countdown: base text follows its settings to their ends, and is refused for long prompts") {
+  Countdown task = small_task();
+  task.options.search_share = 1;
+  task.options.go_on = 1;
+  task.options.solved = 0;
+  task.options.max_attempts = 5;
+  const std::string document = task.document(0);
+  CHECK(split_text(document, " no.").size() == 6);
+  CHECK(document.find(" yes.") == std::string::npos);
+  task.options.solved = 1;
+  CHECK(split_text(task.document(0), " no.").size() == 5);
+  CHECK(task.document(0).find(" yes.</think>") != std::string::npos);
+  task.options.search_share = 0;
+  task.options.guess_right = 1;
+  for (int64_t i = 0; i < 20; ++i) CHECK(task.document(i).find(" want ") == std::string::npos);
+  task.options.prompt_template = Template::base;
+  CHECK_THROWS_AS(task.document(0), std::invalid_argument);
+}
+
+TEST_CASE("countdown: the tiny vocabulary is dense and spells every document") {
+  const Countdown task = small_task();
+  const auto tokenizer = nlohmann::json::parse(task.tokenizer_json());
+  std::map<std::string, int64_t> ids = tokenizer["model"]["vocab"];
+  std::string characters;
+  for (const auto& [text, id] : ids) characters += text == "Ċ" ? "\n" : text == "Ġ" ? " " : text;
+  std::vector<std::string> words;
+  int64_t special = 0;
+  for (const auto& token : tokenizer["added_tokens"]) {
+    words.push_back(token["content"]);
+    ids[words.back()] = token["id"];
+    special += token["special"] == true;
+    CHECK((token["special"] == (words.back() == "<|endoftext|>")));
+  }
+  CHECK(special == 1);
+  std::sort(words.begin(), words.end(), [](auto& a, auto& b) { return a.size() > b.size(); });  // longest first
+  std::set<int64_t> dense;
+  for (const auto& [text, id] : ids) dense.insert(id);
+  CHECK(dense.size() == ids.size());
+  CHECK(*dense.begin() == 0);
+  CHECK(*dense.rbegin() == std::ssize(ids) - 1);
+  CHECK(tokenizer["model"]["merges"].empty());
+  for (int64_t i = 0; i < 300; ++i) {
+    std::string rest = task.document(i);
+    for (const std::string& word : words) {
+      const auto pieces = split_text(rest, word);
+      rest.clear();
+      for (const std::string& piece : pieces) rest += piece;
+    }
+    CHECK(rest.find_first_not_of(characters) == std::string::npos);
+    CHECK(rest.find(' ') == std::string::npos);  // every space is inside a word
+  }
+}
+
+TEST_CASE("countdown: every setting has its own name with the task's prefix") {
+  Countdown task;
+  std::set<std::string> names;
+  const Settings settings = task.settings();
+  for (const Setting& setting : settings) {
+    CHECK(setting.section == "countdown");
+    CHECK(setting.name.starts_with("countdown-"));
+    CHECK(names.insert(setting.name).second);
+  }
+  settings.find("countdown-template").parse("short");
+  settings.find("countdown-go-on").parse("0.25");
+  CHECK(task.options.prompt_template == Template::short_form);
+  CHECK(task.options.go_on == 0.25);
+}
