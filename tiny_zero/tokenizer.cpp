@@ -1,0 +1,564 @@
+#include "tiny_zero/tokenizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <queue>
+#include <sstream>
+#include <stdexcept>
+
+namespace tiny_zero {
+
+struct Tokenizer::WordCache {
+  static constexpr size_t kMaxWords = 1 << 16, kMaxWordBytes = 256;  // some tens of MB at the very worst
+  std::mutex mutex;
+  TextMap<std::vector<int64_t>> ids;
+};
+
+namespace {
+
+using nlohmann::json;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Characters
+
+enum class Kind { letter, number, space, other, none };  // \p{L}, \p{N}, \s, the rest, past the end
+struct Char {
+  Kind kind;
+  size_t bytes;
+  int32_t code;  // -1 if the byte does not begin a UTF-8 character
+};
+
+Kind kind_of(int32_t code) {
+  // White_Space of Unicode, which utf8proc has no property for. Not in it: U+180E, U+200B, U+FEFF, U+001C to U+001F.
+  if ((code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
+      (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
+      code == 0x3000) {
+    return Kind::space;
+  }
+  const auto category = utf8proc_category(code);
+  if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) return Kind::letter;
+  if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) return Kind::number;
+  return Kind::other;
+}
+
+Char char_at(std::string_view text, size_t position) {
+  static const auto ascii_kinds = [] {
+    std::array<Kind, 128> kinds;
+    for (int32_t code = 0; code < 128; ++code) kinds[code] = kind_of(code);
+    return kinds;
+  }();
+  if (position >= text.size()) return {Kind::none, 0, -1};
+  const auto* begin = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
+  if (*begin < 128) return {ascii_kinds[*begin], 1, *begin};
+  utf8proc_int32_t code;
+  const auto bytes = utf8proc_iterate(begin, static_cast<utf8proc_ssize_t>(text.size() - position), &code);
+  if (bytes <= 0) return {Kind::other, 1, -1};
+  return {kind_of(code), static_cast<size_t>(bytes), code};
+}
+
+/// Canonical composition; bytes that are not UTF-8 stay where they are.
+std::string to_nfc(std::string_view text) {
+  // Nothing composes across the seam of two ASCII characters, so most of a text need not go through utf8proc.
+  const auto ascii_pair = [&](size_t i) {
+    return static_cast<uint8_t>(text[i]) < 128 && (i + 1 == text.size() || static_cast<uint8_t>(text[i + 1]) < 128);
+  };
+  std::string result;
+  for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
+    if (ascii_pair(begin)) {
+      result += text[end++];
+      continue;
+    }
+    Char next = char_at(text, end);
+    while (next.code >= 0 && !ascii_pair(end)) next = char_at(text, end += next.bytes);
+    utf8proc_uint8_t* composed = nullptr;
+    const auto bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + begin, end - begin,
+                                    &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    if (bytes < 0) throw std::bad_alloc();  // the only way to fail, as [begin, end) is UTF-8
+    result.append(reinterpret_cast<const char*>(composed), bytes);
+    std::free(composed);
+    if (end < text.size() && next.code < 0) result += text[end++];
+  }
+  return result;
+}
+
+/// GPT-2 spells each byte as one printable character, so that a vocabulary is text: itself, or U+0100 and up in order.
+const std::array<int32_t, 256>& byte_spelling() {
+  static const auto codes = [] {
+    std::array<int32_t, 256> result;
+    int32_t next = 0x100;
+    for (int32_t byte = 0; byte < 256; ++byte) {
+      const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte != 0xAD);
+      result[byte] = printable ? byte : next++;
+    }
+    return result;
+  }();
+  return codes;
+}
+
+std::string spell(std::string_view bytes) {
+  std::string result;
+  for (const char byte : bytes) {
+    utf8proc_uint8_t buffer[4];
+    const auto size = utf8proc_encode_char(byte_spelling()[static_cast<uint8_t>(byte)], buffer);
+    result.append(reinterpret_cast<const char*>(buffer), size);
+  }
+  return result;
+}
+
+/// Inverse of spell(). A token with any other character, as some special ones have, stands for itself.
+std::string unspell(const std::string& token) {
+  static const auto bytes_by_code = [] {
+    std::unordered_map<int32_t, char> result;
+    for (int byte = 0; byte < 256; ++byte) result[byte_spelling()[byte]] = static_cast<char>(byte);
+    return result;
+  }();
+  std::string result;
+  for (size_t position = 0; position < token.size();) {
+    const Char next = char_at(token, position);
+    const auto byte = bytes_by_code.find(next.code);
+    if (byte == bytes_by_code.end()) return token;
+    result += byte->second;
+    position += next.bytes;
+  }
+  return result;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Pre-tokenisation. Each function returns the number of bytes of the first piece of a text that is not empty.
+
+/// A pattern this file knows, and the two points in which the scanner below has to tell them apart.
+struct Pattern {
+  std::string_view regex;
+  bool modern;        // contractions in any case, one sign of any kind before a word, line ends kept together
+  size_t max_digits;  // in one piece
+};
+constexpr Pattern kGpt2Pattern = {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
+                                  false, std::string_view::npos};
+constexpr Pattern kQwen2Pattern = {
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+    true, 1};
+constexpr Pattern kLlama3Pattern = {
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+    true, 3};
+
+bool is_line_end(char byte) { return byte == '\r' || byte == '\n'; }
+
+/// End of the run of one kind that starts at `position`.
+size_t run_end(std::string_view text, size_t position, Kind kind, size_t max_chars = std::string_view::npos) {
+  for (; max_chars > 0; --max_chars) {
+    const Char next = char_at(text, position);
+    if (next.kind != kind) break;
+    position += next.bytes;
+  }
+  return position;
+}
+
+/// Bytes of 's, 't, 're, 've, 'm, 'll or 'd at the start, 0 if there is none.
+size_t contraction(std::string_view text, bool any_case) {
+  if (text[0] != '\'') return 0;
+  if (any_case && text.substr(1, 2) == "\u017F") return 3;  // long s folds to s
+  std::string letters(text.substr(1, 2));
+  if (any_case) {
+    for (char& letter : letters) letter = letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter;
+  }
+  if (letters == "re" || letters == "ve" || letters == "ll") return 3;
+  return !letters.empty() && std::string_view("stmd").find(letters[0]) != std::string_view::npos ? 2 : 0;
+}
+
+/// What the regular expression would match. Its alternatives come in its order; looking one character ahead suffices.
+size_t pattern_piece(std::string_view text, const Pattern& pattern) {
+  if (const size_t bytes = contraction(text, pattern.modern)) return bytes;
+  const Char first = char_at(text, 0), second = char_at(text, first.bytes);
+  const bool blank = text[0] == ' ';
+
+  // [^\r\n\p{L}\p{N}]?\p{L}+  or  ' '?\p{L}+
+  if (first.kind == Kind::letter) return run_end(text, 0, Kind::letter);
+  const bool may_lead_word = pattern.modern ? first.kind != Kind::number && !is_line_end(text[0]) : blank;
+  if (may_lead_word && second.kind == Kind::letter) return run_end(text, first.bytes, Kind::letter);
+
+  // \p{N}{1,max_digits}  or  ' '?\p{N}+
+  if (first.kind == Kind::number) return run_end(text, 0, Kind::number, pattern.max_digits);
+  if (!pattern.modern && blank && second.kind == Kind::number) return run_end(text, 1, Kind::number);
+
+  // ' '?[^\s\p{L}\p{N}]+[\r\n]*  or the same without line ends
+  if (first.kind == Kind::other || (blank && second.kind == Kind::other)) {
+    size_t end = run_end(text, first.bytes, Kind::other);
+    while (pattern.modern && end < text.size() && is_line_end(text[end])) ++end;
+    return end;
+  }
+
+  // \s*[\r\n]+ | \s+(?!\S) | \s+ : up to the last line end; else all but the last space, which may lead a word
+  size_t end = 0, last_space = 0, after_line_end = 0;
+  for (Char next = first; next.kind == Kind::space; next = char_at(text, end)) {
+    last_space = end;
+    end += next.bytes;
+    if (is_line_end(text[last_space])) after_line_end = end;
+  }
+  if (pattern.modern && after_line_end > 0) return after_line_end;
+  return end == text.size() || last_space == 0 ? end : last_space;
+}
+
+size_t digits_piece(std::string_view text, bool individual) {
+  if (char_at(text, 0).kind == Kind::number) return run_end(text, 0, Kind::number, individual ? 1 : text.size());
+  size_t end = 0;
+  for (Char next = char_at(text, 0); next.bytes > 0 && next.kind != Kind::number; next = char_at(text, end)) {
+    end += next.bytes;
+  }
+  return end;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading the file
+
+constexpr int64_t kMaxId = (1 << 20) - 1;  // keeps a broken file from asking for a table of gigabytes
+
+/// A JSON value with the way to it, so that each complaint says where.
+struct Field {
+  const json& value;
+  std::string path;  // "tokenizer.json: model.merges[3]"
+
+  [[noreturn]] void fail(const std::string& wanted) const {
+    std::string found = value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+    if (found.size() > 300) found = found.substr(0, 300) + "...";
+    throw std::invalid_argument(path + ": found " + found + ", want " + wanted);
+  }
+  /// The member of an object; null if absent.
+  Field operator[](const std::string& key) const {
+    static const json null;
+    if (!value.is_object()) fail("an object");
+    const auto member = value.find(key);
+    return {member == value.end() ? null : *member, path + (path.ends_with(' ') ? "" : ".") + key};
+  }
+  std::vector<Field> elements() const {
+    if (!value.is_array()) fail("an array");
+    std::vector<Field> result;
+    for (size_t i = 0; i < value.size(); ++i) result.push_back({value[i], path + "[" + std::to_string(i) + "]"});
+    return result;
+  }
+  bool flag(bool if_absent) const {
+    if (value.is_null()) return if_absent;
+    if (!value.is_boolean()) fail("true or false");
+    return value.get<bool>();
+  }
+  const std::string& text() const {
+    if (!value.is_string()) fail("a string");
+    return value.get_ref<const std::string&>();
+  }
+  int32_t id() const {
+    const bool good = value.is_number_integer() && value >= 0 && value <= kMaxId;
+    if (!good) fail("an integer from 0 to " + std::to_string(kMaxId));
+    return value.get<int32_t>();
+  }
+  void must_be_false() const {
+    if (flag(false)) fail("false; true is not supported");
+  }
+  void must_be_empty() const {
+    if (!value.is_null() && value != "" && value != json(0.0)) fail("null; nothing else is supported");
+  }
+};
+
+uint64_t pair_key(int32_t left, int32_t right) { return uint64_t{static_cast<uint32_t>(left)} << 32 | uint32_t(right); }
+
+}  // namespace
+
+/// Fills a Tokenizer from the parts of the file.
+class TokenizerReader {
+ public:
+  explicit TokenizerReader(Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void read(const Field& root) {
+    if (const Field version = root["version"]; !version.value.is_null() && version.value != "1.0")
+      version.fail("\"1.0\"");
+    read_normalizer(root["normalizer"]);
+    read_pre_tokenizer(root["pre_tokenizer"]);
+    read_model(root["model"]);
+    if (const Field added = root["added_tokens"]; !added.value.is_null()) read_added_tokens(added);
+    if (const Field type = root["decoder"]["type"]; type.value != "ByteLevel") type.fail("\"ByteLevel\"");
+  }
+
+ private:
+  void read_normalizer(const Field& field) {
+    if (field.value.is_null()) return;
+    if (const Field type = field["type"]; type.text() != "NFC") type.fail("\"NFC\" or no normalizer");
+    tokenizer_.nfc_ = true;
+  }
+
+  void read_pre_tokenizer(const Field& field) {
+    const auto steps = field["type"].text() == "Sequence" ? field["pretokenizers"].elements() : std::vector{field};
+    for (size_t i = 0; i < steps.size(); ++i) read_splitter(steps[i], /*last=*/i + 1 == steps.size());
+    if (steps.empty()) field["pretokenizers"].fail("a last element of type \"ByteLevel\"");
+  }
+
+  void read_splitter(const Field& field, bool last) {
+    const Field type = field["type"];
+    if (last != (type.text() == "ByteLevel")) type.fail("\"ByteLevel\" as the last step and only there");
+    if (last) {
+      field["add_prefix_space"].must_be_false();
+      if (field["use_regex"].flag(true)) add_pattern(kGpt2Pattern);
+    } else if (type.text() == "Digits") {
+      const bool individual = field["individual_digits"].flag(false);
+      tokenizer_.splitters_.push_back([individual](std::string_view text) { return digits_piece(text, individual); });
+    } else if (type.text() == "Split") {
+      const Field behavior = field["behavior"], regex = field["pattern"]["Regex"];
+      if (behavior.text() != "Isolated") behavior.fail("\"Isolated\"");
+      field["invert"].must_be_false();
+      for (const Pattern& pattern : {kGpt2Pattern, kQwen2Pattern, kLlama3Pattern}) {
+        if (regex.text() == pattern.regex) return add_pattern(pattern);
+      }
+      regex.fail("the pattern of GPT-2, Qwen2 or Llama 3, letter by letter");
+    } else {
+      type.fail("\"Split\", \"Digits\" or \"ByteLevel\"");
+    }
+  }
+
+  void add_pattern(const Pattern& pattern) {
+    tokenizer_.splitters_.push_back([pattern](std::string_view text) { return pattern_piece(text, pattern); });
+  }
+
+  void read_model(const Field& field) {
+    // Files of 2020 leave the type out.
+    if (const Field type = field["type"]; !type.value.is_null() && type.text() != "BPE") type.fail("\"BPE\"");
+    field["byte_fallback"].must_be_false();
+    for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) field[key].must_be_empty();
+    tokenizer_.ignore_merges_ = field["ignore_merges"].flag(false);
+
+    const Field vocab = field["vocab"];
+    if (!vocab.value.is_object()) vocab.fail("an object of token: id");
+    for (const auto& [token, value] : vocab.value.get_ref<const json::object_t&>()) {
+      const Field entry{value, vocab.path + "." + token};
+      add_token(entry, unspell(token));
+      tokenizer_.vocab_.emplace(token, entry.id());
+    }
+    std::optional<int32_t> unknown;
+    if (const Field unk = field["unk_token"]; !unk.value.is_null()) {
+      field["fuse_unk"].must_be_false();
+      if (const auto id = tokenizer_.token_id(unk.text())) unknown = static_cast<int32_t>(*id);
+    }
+    for (int byte = 0; byte < 256; ++byte) {
+      const auto id = tokenizer_.token_id(spell(std::string(1, static_cast<char>(byte))));
+      tokenizer_.byte_ids_[byte] = id ? static_cast<int32_t>(*id) : unknown;
+    }
+    const auto merges = field["merges"].elements();
+    for (size_t rank = 0; rank < merges.size(); ++rank) read_merge(merges[rank], static_cast<int32_t>(rank));
+  }
+
+  void read_merge(const Field& field, int32_t rank) {
+    std::string left, right;
+    if (field.value.is_string()) {
+      const std::string& both = field.text();
+      const size_t blank = both.find(' ');
+      if (blank == std::string::npos || both.find(' ', blank + 1) != std::string::npos) field.fail("\"a b\"");
+      left = both.substr(0, blank);
+      right = both.substr(blank + 1);
+    } else {
+      const auto parts = field.elements();
+      if (parts.size() != 2) field.fail("[\"a\", \"b\"]");
+      left = parts[0].text();
+      right = parts[1].text();
+    }
+    const auto id_of = [&](const std::string& token) {
+      const auto id = tokenizer_.token_id(token);
+      if (!id) field.fail("a merge of tokens in model.vocab, which lacks \"" + token + "\"");
+      return static_cast<int32_t>(*id);
+    };
+    const uint64_t key = pair_key(id_of(left), id_of(right));
+    tokenizer_.merges_.insert_or_assign(key, Tokenizer::Merge{rank, id_of(left + right)});
+  }
+
+  void read_added_tokens(const Field& field) {
+    for (const Field& entry : field.elements()) {
+      for (const char* key : {"lstrip", "rstrip", "single_word"}) entry[key].must_be_false();
+      const std::string& content = entry["content"].text();
+      if (content.empty()) entry["content"].fail("at least one character");
+      const int64_t id = entry["id"].id();
+      if (const auto known = tokenizer_.token_id(content); known && *known != id) {
+        entry["id"].fail(std::to_string(*known) + ", which \"" + content + "\" has already");
+      }
+      add_token(entry["id"], content);
+      const bool special = entry["special"].flag(false), normalized = entry["normalized"].flag(!special);
+      tokenizer_.tokens_[id].special = special;
+      tokenizer_.added_ids_.emplace(content, id);
+      const std::string spelling = normalized && tokenizer_.nfc_ ? to_nfc(content) : content;
+      tokenizer_.added_[normalized][static_cast<uint8_t>(spelling[0])].push_back({spelling, id});
+    }
+    for (auto& added : tokenizer_.added_) {
+      for (auto& same_first_byte : added) {
+        std::stable_sort(same_first_byte.begin(), same_first_byte.end(),
+                         [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
+      }
+    }
+  }
+
+  void add_token(const Field& id_field, const std::string& bytes) {
+    const size_t id = id_field.id();
+    if (id >= tokenizer_.tokens_.size()) tokenizer_.tokens_.resize(id + 1);
+    Tokenizer::Token& token = tokenizer_.tokens_[id];
+    if (token.exists && token.bytes != bytes) id_field.fail("an id of its own; \"" + token.bytes + "\" has this one");
+    token.bytes = bytes;
+    token.exists = true;
+  }
+
+  Tokenizer& tokenizer_;
+};
+
+Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!(text << file.rdbuf())) throw std::invalid_argument(path.string() + ": cannot be read or is empty");
+  return from_json(text.str(), path.string());
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_errors) {
+  Tokenizer tokenizer;
+  tokenizer.name_ = name_for_errors;
+  tokenizer.json_text_ = text;
+  tokenizer.cache_ = std::make_shared<WordCache>();
+  json root;
+  try {
+    root = json::parse(text);
+  } catch (const json::exception& error) {
+    throw std::invalid_argument(tokenizer.name_ + ": not JSON: " + error.what());
+  }
+  TokenizerReader(tokenizer).read({root, tokenizer.name_ + ": "});
+  return tokenizer;
+}
+
+std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
+  for (const auto* ids : {&added_ids_, &vocab_}) {
+    if (const auto found = ids->find(token); found != ids->end()) return found->second;
+  }
+  return std::nullopt;
+}
+
+std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) const {
+  std::string result;
+  for (const int64_t id : ids) {
+    if (id < 0 || id >= static_cast<int64_t>(tokens_.size()) || !tokens_[id].exists) {
+      throw std::invalid_argument(name_ + ": no token has id " + std::to_string(id) + ", the largest is " +
+                                  std::to_string(static_cast<int64_t>(tokens_.size()) - 1) +
+                                  "; was a padded row of the embedding sampled?");
+    }
+    if (!skip_special || !tokens_[id].special) result += tokens_[id].bytes;
+  }
+  return result;
+}
+
+std::vector<int64_t> Tokenizer::encode(std::string_view utf8) const {
+  const std::lock_guard lock(cache_->mutex);
+  std::vector<int64_t> ids;
+  cut_out(added_[/*normalized=*/0], utf8, ids, [&](std::string_view raw) {
+    const std::string composed = nfc_ ? to_nfc(raw) : std::string();
+    cut_out(added_[/*normalized=*/1], nfc_ ? composed : raw, ids,
+            [&](std::string_view piece) { split(piece, /*step=*/0, ids); });
+  });
+  return ids;
+}
+
+/// Appends the ids of the added tokens in `text`, the leftmost first and of those the longest, and lets `rest` append
+/// what is between them.
+void Tokenizer::cut_out(const AddedTokens& added, std::string_view text, std::vector<int64_t>& ids,
+                        const PieceAction& rest) const {
+  size_t begin = 0, position = 0;
+  while (position < text.size()) {
+    const auto& candidates = added[static_cast<uint8_t>(text[position])];
+    const auto match = std::find_if(candidates.begin(), candidates.end(), [&](const AddedToken& token) {
+      return text.substr(position).starts_with(token.text);
+    });
+    if (match == candidates.end()) {
+      ++position;
+      continue;
+    }
+    if (begin < position) rest(text.substr(begin, position - begin));
+    ids.push_back(match->id);
+    begin = position += match->text.size();
+  }
+  if (begin < text.size()) rest(text.substr(begin));
+}
+
+/// Cuts `text` with splitter number `step`, its pieces with the next one, and turns what remains into ids.
+void Tokenizer::split(std::string_view text, size_t step, std::vector<int64_t>& ids) const {
+  if (step == splitters_.size()) return encode_word(text, ids);
+  while (!text.empty()) {
+    const size_t bytes = splitters_[step](text);
+    split(text.substr(0, bytes), step + 1, ids);
+    text.remove_prefix(bytes);
+  }
+}
+
+void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) const {
+  if (const auto hit = cache_->ids.find(word); hit != cache_->ids.end()) {
+    ids.insert(ids.end(), hit->second.begin(), hit->second.end());
+    return;
+  }
+  const auto whole = ignore_merges_ ? vocab_.find(spell(word)) : vocab_.end();
+  std::vector<int64_t> word_ids = whole != vocab_.end() ? std::vector{whole->second} : merge(word);
+  ids.insert(ids.end(), word_ids.begin(), word_ids.end());
+  if (word.size() > WordCache::kMaxWordBytes) return;
+  if (cache_->ids.size() >= WordCache::kMaxWords) cache_->ids.clear();  // common words are back at once
+  cache_->ids.emplace(word, std::move(word_ids));
+}
+
+/// BPE: while any neighbours can merge, merge the pair of lowest rank, the leftmost of those. A heap of candidates and
+/// a linked list of symbols make that O(n log n) for n bytes.
+std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
+  struct Symbol {
+    int32_t id;  // -1 once it is part of its left neighbour
+    size_t previous, next;
+  };
+  struct Candidate {
+    Merge merge;
+    int32_t left_id, right_id;
+    size_t left;
+    bool operator<(const Candidate& other) const {  // of the worst, for std::priority_queue
+      return merge.rank != other.merge.rank ? merge.rank > other.merge.rank : left > other.left;
+    }
+  };
+  const size_t size = word.size();
+  std::vector<Symbol> symbols(size);
+  for (size_t i = 0; i < size; ++i) {
+    const auto id = byte_ids_[static_cast<uint8_t>(word[i])];
+    if (!id) {
+      size_t begin = 0;
+      while (begin + char_at(word, begin).bytes <= i) begin += char_at(word, begin).bytes;
+      throw std::invalid_argument(name_ + ": the vocabulary has no token for \"" +
+                                  std::string(word.substr(begin, char_at(word, begin).bytes)) + "\" (byte " +
+                                  std::to_string(static_cast<uint8_t>(word[i])) + ") and the file no unk_token");
+    }
+    symbols[i] = {*id, i - 1, i + 1};  // the first `previous` is never followed
+  }
+
+  std::priority_queue<Candidate> candidates;
+  const auto consider = [&](size_t left) {
+    const size_t right = symbols[left].next;
+    if (right >= size) return;
+    const int32_t left_id = symbols[left].id, right_id = symbols[right].id;
+    const auto merge = merges_.find(pair_key(left_id, right_id));
+    if (merge != merges_.end()) candidates.push({merge->second, left_id, right_id, left});
+  };
+  for (size_t i = 0; i < size; ++i) consider(i);
+  while (!candidates.empty()) {
+    const Candidate best = candidates.top();
+    candidates.pop();
+    Symbol& left = symbols[best.left];
+    // Another merge may have taken one of the two since; an id at a place never comes back, so this suffices.
+    if (left.id != best.left_id || left.next >= size || symbols[left.next].id != best.right_id) continue;
+    symbols[left.next].id = -1;
+    left.id = best.merge.merged_id;
+    left.next = symbols[left.next].next;
+    if (left.next < size) symbols[left.next].previous = best.left;
+    consider(best.left);
+    if (best.left > 0) consider(left.previous);
+  }
+
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < size; i = symbols[i].next) ids.push_back(symbols[i].id);
+  return ids;
+}
+
+}  // namespace tiny_zero

@@ -1,0 +1,108 @@
+// Byte-level BPE tokenizer that reads the Hugging Face file `tokenizer.json` (Qwen2, Llama 3, GPT-2, SmolLM2 and
+// alike).
+//
+// Departures from the library `tokenizers`, all on purpose:
+//   - encode() adds nothing: post_processor, truncation and padding of the file are not applied;
+//   - a byte without a token and without unk_token is an error, where the library drops it in silence;
+//   - decode() prints an added token as it is spelt and throws on an id without a token (a padded row of the
+//   embedding);
+//   - added_tokens have the ids the file gives them, also when that leaves gaps;
+//   - utf8proc says what a letter is: 2.8 knows Unicode 15.0, so some 5,000 rare letters of later versions split
+//   otherwise.
+// A file that asks for anything else than what is listed at from_json() is refused, never read half.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace tiny_zero {
+
+/// Lets maps keyed by std::string be searched with a std::string_view.
+struct TextHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+};
+template <class Value>
+using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>>;
+
+class Tokenizer {
+ public:
+  /// Reads a tokenizer.json.  @throws std::invalid_argument if it cannot be read; else as from_json().
+  static Tokenizer from_file(const std::filesystem::path& path);
+
+  /// Understands
+  /// - normalizer: null, NFC
+  /// - pre_tokenizer: ByteLevel, or a Sequence that ends with it of Split (GPT-2, Qwen2, Llama 3 patterns) and Digits
+  /// - model: BPE with vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token
+  /// - added_tokens: special or not, normalized or not; without lstrip, rstrip, single_word
+  /// - decoder: ByteLevel
+  ///
+  /// @param name_for_errors  how messages call the text, usually its path
+  /// @throws std::invalid_argument for anything else, with the field, what stands there and what could
+  static Tokenizer from_json(std::string_view text, std::string_view name_for_errors);
+
+  /// Text to ids. Added tokens in the text become their ids, so do not pass text of strangers as a trusted prompt.
+  /// Takes any bytes: those that are not UTF-8 count as signs. decode(encode(x)) == x, after NFC if the file wants NFC.
+  /// May be called from several threads, which then take turns.
+  /// @throws std::invalid_argument if a character has no token and the file no unk_token
+  std::vector<int64_t> encode(std::string_view utf8) const;
+
+  /// Ids to bytes; a cut-off response may end within a UTF-8 character. encode(decode(ids)) need not be ids again.
+  /// @throws std::invalid_argument for an id that is no token
+  std::string decode(std::span<const int64_t> ids, bool skip_special = false) const;
+
+  /// Largest id + 1. A model's embedding is often padded to more rows, which must never be sampled.
+  size_t vocab_size() const { return tokens_.size(); }
+
+  /// Id of a token as the file spells it: "<|im_end|>", but "Ġthe" for " the".
+  std::optional<int64_t> token_id(std::string_view token) const;
+
+  /// The text that was read, byte for byte, for a checkpoint to write again.
+  const std::string& json_text() const { return json_text_; }
+
+ private:
+  struct Token {
+    std::string bytes;
+    bool exists = false, special = false;
+  };
+  struct Merge {
+    int32_t rank, merged_id;
+  };
+  struct AddedToken {
+    std::string text;
+    int64_t id;
+  };
+  struct WordCache;
+  using AddedTokens = std::array<std::vector<AddedToken>, 256>;  // by first byte, the longest first
+  using Splitter = std::function<size_t(std::string_view)>;      // bytes of the first piece of a text, at least 1
+  using PieceAction = std::function<void(std::string_view)>;
+
+  friend class TokenizerReader;
+  Tokenizer() = default;
+  void cut_out(const AddedTokens& added, std::string_view text, std::vector<int64_t>& ids,
+               const PieceAction& rest) const;
+  void split(std::string_view text, size_t step, std::vector<int64_t>& ids) const;
+  void encode_word(std::string_view word, std::vector<int64_t>& ids) const;
+  std::vector<int64_t> merge(std::string_view word) const;
+
+  std::string name_, json_text_;
+  std::vector<Token> tokens_;           // by id
+  TextMap<int64_t> vocab_, added_ids_;  // by the file's spelling
+  std::array<std::optional<int32_t>, 256> byte_ids_;
+  std::unordered_map<uint64_t, Merge> merges_;  // by pair_key(left id, right id)
+  std::array<AddedTokens, 2> added_;            // found before [0] and after [1] normalisation
+  std::vector<Splitter> splitters_;             // each cuts the pieces of the one before
+  bool nfc_ = false, ignore_merges_ = false;
+  std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
+};
+
+}  // namespace tiny_zero
