@@ -1,0 +1,136 @@
+// Attention of one new token per row over that row's cached keys and values: the heart of sampling, bound by memory.
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "tiny_zero/kernels/kernels.h"
+#include "tiny_zero/kernels/rotate.h"
+#include "tiny_zero/kernels/vec.h"
+
+namespace tiny_zero {
+namespace {
+
+using torch::Tensor;
+using torch::indexing::Slice;
+using vec::f32x16;
+using vec::kLanes;
+
+bool fused(const torch::Device& device, torch::Dtype type, int64_t head_dim) {
+  return device.is_cpu() && type == torch::kFloat32 && head_dim % kLanes == 0;
+}
+
+/// scores[t] = query . key_t for t in [0, length), sixteen positions of a block side by side.
+void score_keys(const float* query, const float* keys, int64_t length, int64_t dim, float* scores) {
+  for (int64_t t = 0; t < length; t += kLanes, keys += dim * kLanes) {
+    f32x16 sums[4] = {};  // four chains hide the latency of the multiply-add
+    for (int64_t d = 0; d < dim; d += 4) {
+      for (int64_t c = 0; c < 4; ++c) sums[c] += query[d + c] * vec::load(keys + (d + c) * kLanes);
+    }
+    vec::store(scores + t, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+}
+
+/// Turns scores into exp(score - max), 0 from `length` to the end of the block; returns their sum.
+float exponentiate(float* scores, int64_t length) {
+  const int64_t padded = (length + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + length, scores + padded, -INFINITY);
+  f32x16 largest = vec::load(scores), sums{};
+  for (int64_t t = kLanes; t < padded; t += kLanes) largest = vec::max(largest, vec::load(scores + t));
+  const float top = vec::max(largest);
+  for (int64_t t = 0; t < padded; t += kLanes) vec::store(scores + t, vec::exp(vec::load(scores + t) - top));
+  std::fill(scores + length, scores + padded, 0.0F);
+  for (int64_t t = 0; t < padded; t += kLanes) sums += vec::load(scores + t);
+  return vec::sum(sums);
+}
+
+/// out = sum_t weights[t] values[t] / total.
+void mix_values(const float* weights, const float* values, int64_t length, int64_t dim, float total, float* out) {
+  for (int64_t d = 0; d < dim; d += kLanes) {
+    f32x16 sums[4] = {};
+    int64_t t = 0;
+    for (; t + 4 <= length; t += 4) {
+      for (int64_t c = 0; c < 4; ++c) sums[c] += weights[t + c] * vec::load(values + (t + c) * dim + d);
+    }
+    for (; t < length; ++t) sums[0] += weights[t] * vec::load(values + t * dim + d);
+    vec::store(out + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) / total);
+  }
+}
+
+}  // namespace
+
+KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape, const torch::TensorOptions& options) {
+  const bool blocked = fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
+  const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes, block = blocked ? kLanes : padded;
+  // Zeros, not garbage: the twin below multiplies masked keys by zero weights, and 0 * nan is nan.
+  keys = torch::zeros({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
+  values = torch::zeros({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
+}
+
+void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
+                       const Tensor& rows, const Tensor& positions) {
+  const Tensor heads = qkv.view({qkv.size(0), -1, shape.head_dim});
+  const Tensor keys = apply_rope(heads.narrow(1, shape.num_heads, shape.num_kv_heads), rope, positions);
+  const int64_t block = cache.keys.size(4);
+  const Tensor block_index = torch::div(positions, block, "floor"), lane = positions.remainder(block);
+  cache.keys.index_put_({rows, Slice(), block_index, Slice(), lane}, keys);
+  cache.values.index_put_({rows, Slice(), positions},
+                          heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads));
+}
+
+Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
+                        const Tensor& rows, const Tensor& positions) {
+  TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width() && qkv.is_contiguous(),
+              "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
+  TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0), "cached_attention: one row and position a token");
+  if (!fused(qkv.device(), qkv.scalar_type(), shape.head_dim)) {
+    return cached_attention_reference(cache, qkv, rope, shape, rows, positions);
+  }
+  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, capacity = cache.capacity();
+  const int64_t heads_per_kv = shape.num_heads / kv_heads, width = shape.qkv_width();
+  Tensor output = torch::empty({batch, shape.num_heads * dim}, qkv.options());
+  const float *from = qkv.data_ptr<float>(), *cos = rope.cos.data_ptr<float>(), *sin = rope.sin.data_ptr<float>();
+  const int64_t *row_of = rows.data_ptr<int64_t>(), *position_of = positions.data_ptr<int64_t>();
+  float *all_keys = cache.keys.data_ptr<float>(), *all_values = cache.values.data_ptr<float>();
+  float* to = output.data_ptr<float>();
+  const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+
+  at::parallel_for(0, batch * kv_heads, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
+    std::vector<float> scores(capacity), rotated(dim);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t b = item / kv_heads, kv_head = item % kv_heads, position = position_of[b];
+      const float* token = from + b * width;
+      float* keys = all_keys + (row_of[b] * kv_heads + kv_head) * capacity * dim;
+      float* values = all_values + (row_of[b] * kv_heads + kv_head) * capacity * dim;
+      rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F, rotated.data());
+      float* key = keys + position / kLanes * dim * kLanes + position % kLanes;
+      for (int64_t d = 0; d < dim; ++d) key[d * kLanes] = rotated[d];
+      std::copy_n(token + (shape.num_heads + kv_heads + kv_head) * dim, dim, values + position * dim);
+      for (int64_t head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; ++head) {
+        rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
+        score_keys(rotated.data(), keys, position + 1, dim, scores.data());
+        const float total = exponentiate(scores.data(), position + 1);
+        mix_values(scores.data(), values, position + 1, dim, total, to + (b * shape.num_heads + head) * dim);
+      }
+    }
+  });
+  return output;
+}
+
+Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
+                                  const Tensor& rows, const Tensor& positions) {
+  store_keys_values(cache, qkv, rope, shape, rows, positions);
+  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, block = cache.keys.size(4);
+  const int64_t blocks = positions.max().item<int64_t>() / block + 1, length = blocks * block;
+  const Tensor heads = qkv.view({batch, -1, dim});
+  const Tensor query = apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions).view({batch, kv_heads, -1, dim});
+  const Tensor keys = cache.keys.narrow(2, 0, blocks).index_select(0, rows).transpose(2, 3);  // (B, K, D, blocks, block)
+  const Tensor values = cache.values.narrow(2, 0, length).index_select(0, rows);
+  const Tensor scores = torch::matmul(query, keys.reshape({batch, kv_heads, dim, length})).to(torch::kFloat32);
+  const Tensor hidden = torch::arange(length, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, length)
+  const Tensor weights = torch::softmax(
+      (scores / std::sqrt(static_cast<double>(dim))).masked_fill(hidden.view({batch, 1, 1, length}), -INFINITY), -1);
+  return torch::matmul(weights.to(values.scalar_type()), values).view({batch, shape.num_heads * dim});
+}
+
+}  // namespace tiny_zero

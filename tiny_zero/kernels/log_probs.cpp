@@ -1,0 +1,173 @@
+// From hidden states to the log-probability of a token: the language-model head, scored and sampled.
+
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "tiny_zero/kernels/kernels.h"
+#include "tiny_zero/kernels/vec.h"
+
+namespace tiny_zero {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+using vec::f32x16;
+using vec::kLanes;
+
+constexpr int64_t kChunkElements = int64_t{1} << 25;  // logits that exist at once: 128 MiB in float32
+
+struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
+  static tensor_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
+                             const Tensor& targets, double temperature, int64_t vocab_size, bool with_entropy) {
+    const int64_t rows = hidden.size(0);
+    Tensor log_probs = torch::empty({rows}, hidden.options().dtype(torch::kFloat32));
+    Tensor entropies = torch::empty({with_entropy ? rows : 0}, log_probs.options());
+    for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
+      const Tensor logits = head_logits(hidden.narrow(0, begin, count), weight, vocab_size).div_(temperature);
+      const Tensor all = torch::log_softmax(logits, /*dim=*/-1);
+      log_probs.narrow(0, begin, count).copy_(all.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
+      if (with_entropy) entropies.narrow(0, begin, count).copy_(-(all.exp() * all).sum(/*dim=*/-1));
+    });
+    context->save_for_backward({hidden, weight, targets});
+    context->saved_data["temperature"] = temperature;
+    context->saved_data["vocab_size"] = vocab_size;
+    return {log_probs, entropies};
+  }
+
+  /// With p = softmax(z), H its entropy:  d log p_y / dz = onehot(y) - p,   dH / dz = -p (log p + H).
+  static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
+    const auto saved = context->get_saved_variables();
+    const Tensor hidden = saved[0], weight = saved[1], targets = saved[2];
+    const double temperature = context->saved_data["temperature"].toDouble();
+    const int64_t rows = hidden.size(0), vocab_size = context->saved_data["vocab_size"].toInt();
+    const Tensor used_weight = weight.narrow(0, 0, vocab_size);
+    Tensor grad_hidden = torch::empty_like(hidden), grad_weight = torch::zeros_like(weight, torch::kFloat32);
+    for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
+      const Tensor chunk = hidden.narrow(0, begin, count);
+      const Tensor log_p = torch::log_softmax(head_logits(chunk, weight, vocab_size).div_(temperature), /*dim=*/-1);
+      const Tensor p = log_p.exp();
+      Tensor slope = torch::zeros_like(p);
+      if (grads[0].defined()) {
+        const Tensor g = grads[0].narrow(0, begin, count).unsqueeze(1);
+        slope.sub_(p * g).scatter_add_(1, targets.narrow(0, begin, count).unsqueeze(1), g);
+      }
+      if (grads[1].defined() && grads[1].numel() > 0) {
+        const Tensor entropy = -(p * log_p).sum(/*dim=*/-1, /*keepdim=*/true);
+        slope.sub_(p * (log_p + entropy) * grads[1].narrow(0, begin, count).unsqueeze(1));
+      }
+      slope = slope.div_(temperature).to(hidden.scalar_type());
+      grad_hidden.narrow(0, begin, count).copy_(slope.mm(used_weight));
+      grad_weight.narrow(0, 0, vocab_size).add_(slope.t().mm(chunk));
+    });
+    return {grad_hidden, grad_weight.to(weight.scalar_type()), Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+
+  template <class Body>
+  static void for_chunks(int64_t rows, int64_t vocab_size, const Body& body) {
+    const int64_t chunk = std::max<int64_t>(1, kChunkElements / vocab_size);
+    for (int64_t begin = 0; begin < rows; begin += chunk) body(begin, std::min(chunk, rows - begin));
+  }
+};
+
+/// One row of sample_tokens(): the id and its log-prob. `weights` is scratch of at least the padded vocabulary.
+std::pair<int64_t, float> sample_row(const float* logits, int64_t vocab_size, double uniform, double temperature,
+                                     float* weights) {
+  const int64_t padded = (vocab_size + kLanes - 1) / kLanes * kLanes;
+  const bool greedy = temperature == 0;
+  const float inverse = greedy ? 1.0F : static_cast<float>(1 / temperature);
+  std::copy_n(logits, vocab_size, weights);
+  std::fill(weights + vocab_size, weights + padded, -INFINITY);
+  f32x16 largest = vec::load(weights), sums{};
+  for (int64_t v = kLanes; v < padded; v += kLanes) largest = vec::max(largest, vec::load(weights + v));
+  const float top = vec::max(largest);
+  for (int64_t v = 0; v < padded; v += kLanes) {
+    vec::store(weights + v, vec::exp((vec::load(weights + v) - top) * inverse));
+  }
+  std::fill(weights + vocab_size, weights + padded, 0.0F);
+  for (int64_t v = 0; v < padded; v += kLanes) sums += vec::load(weights + v);
+  const float total = vec::sum(sums);
+  int64_t id = 0;
+  if (greedy) {
+    id = std::max_element(logits, logits + vocab_size) - logits;
+  } else {
+    const double threshold = uniform * total;
+    double mass = 0;
+    for (int64_t v = 0; v < vocab_size; ++v) {
+      if (weights[v] > 0) id = v;  // if rounding keeps the mass below the threshold, the last possible token
+      if ((mass += weights[v]) > threshold) break;
+    }
+  }
+  return {id, (logits[id] - top) * inverse - std::log(total)};
+}
+
+}  // namespace
+
+Tensor head_logits(const Tensor& hidden, const Tensor& weight, int64_t vocab_size) {
+  const Tensor used = weight.narrow(0, 0, vocab_size).t();
+  if (hidden.scalar_type() == torch::kFloat32) return hidden.mm(used);
+  if (hidden.is_cuda()) return at::mm(hidden, used, torch::kFloat32);  // accumulates and returns float32
+  return hidden.to(torch::kFloat32).mm(used.to(torch::kFloat32));
+}
+
+TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const Tensor& targets, double temperature,
+                              int64_t vocab_size, bool with_entropy) {
+  TORCH_CHECK(hidden.dim() == 2 && targets.dim() == 1 && hidden.size(0) == targets.size(0) &&
+                  hidden.size(1) == weight.size(1) && vocab_size <= weight.size(0) && temperature > 0,
+              "token_log_probs: want hidden (N, d), weight (V' >= ", vocab_size, ", d), targets (N,), temperature > 0, got ",
+              hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(), ", ", temperature);
+  const auto results = HeadLogProbs::apply(hidden, weight, targets, temperature, vocab_size, with_entropy);
+  return {results[0], results[1]};
+}
+
+TokenLogProbs token_log_probs_reference(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                                        double temperature, int64_t vocab_size) {
+  const Tensor wide = weight.narrow(0, 0, vocab_size).to(torch::kFloat32);
+  const Tensor all = torch::log_softmax(hidden.to(torch::kFloat32).mm(wide.t()) / temperature, /*dim=*/-1);
+  return {all.gather(1, targets.unsqueeze(1)).squeeze(1), -(all.exp() * all).sum(/*dim=*/-1)};
+}
+
+SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double temperature, double top_p) {
+  TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == torch::kFloat32 && uniforms.dim() == 1 &&
+                  uniforms.size(0) == logits.size(0) && temperature >= 0 && top_p > 0,
+              "sample_tokens: want float32 logits (B, V), uniforms (B,), temperature >= 0, top_p > 0, got ",
+              logits.sizes(), ", ", uniforms.sizes(), ", ", temperature, ", ", top_p);
+  if (!logits.is_cpu() || top_p < 1) return sample_tokens_reference(logits, uniforms, temperature, top_p);
+  const int64_t batch = logits.size(0), vocab_size = logits.size(1);
+  const Tensor rows = logits.contiguous();
+  Tensor ids = torch::empty({batch}, torch::kInt64), log_probs = torch::empty({batch}, torch::kFloat32);
+  const float* from = rows.data_ptr<float>();
+  const double* uniform = uniforms.data_ptr<double>();
+  int64_t* id = ids.data_ptr<int64_t>();
+  float* log_prob = log_probs.data_ptr<float>();
+  at::parallel_for(0, batch, /*grain_size=*/32, [&](int64_t begin, int64_t end) {
+    std::vector<float> weights(vocab_size + kLanes);
+    for (int64_t b = begin; b < end; ++b) {
+      std::tie(id[b], log_prob[b]) =
+          sample_row(from + b * vocab_size, vocab_size, uniform[b], temperature, weights.data());
+    }
+  });
+  return {ids, log_probs};
+}
+
+SampledTokens sample_tokens_reference(const Tensor& logits, const Tensor& uniforms, double temperature, double top_p) {
+  Tensor log_probs = torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
+  if (temperature > 0 && top_p < 1) {
+    const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
+    const Tensor cut_sorted = sorted.cumsum(/*dim=*/-1) - sorted >= top_p;  // mass before a token; the first always stays
+    const Tensor cut = torch::zeros_like(cut_sorted).scatter(/*dim=*/-1, order, cut_sorted);
+    log_probs = torch::log_softmax(log_probs.masked_fill(cut, -INFINITY), /*dim=*/-1);
+  }
+  Tensor ids;
+  if (temperature == 0) {
+    ids = logits.argmax(/*dim=*/-1, /*keepdim=*/true);
+  } else {
+    const Tensor cumulative = log_probs.to(torch::kFloat64).exp().cumsum(/*dim=*/-1);
+    const Tensor threshold = uniforms.to(logits.device()).unsqueeze(1) * cumulative.slice(/*dim=*/1, -1);
+    ids = torch::searchsorted(cumulative, threshold, /*out_int32=*/false, /*right=*/true).clamp_max(logits.size(1) - 1);
+  }
+  return {ids.squeeze(1), log_probs.gather(1, ids).squeeze(1)};
+}
+
+}  // namespace tiny_zero

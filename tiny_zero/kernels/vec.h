@@ -1,0 +1,98 @@
+#pragma once
+// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2, four SSE or NEON ones.
+
+#include <cstdint>
+#include <cstring>
+
+namespace tiny_zero::vec {
+
+constexpr int64_t kLanes = 16;
+using f32x16 = float __attribute__((vector_size(64)));
+using i32x16 = int32_t __attribute__((vector_size(64)));
+
+inline f32x16 load(const float* from) {
+  f32x16 value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+inline void store(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
+inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+inline f32x16 min(f32x16 a, f32x16 b) { return a < b ? a : b; }
+
+inline float sum(f32x16 value) {
+  float total = 0;
+  for (int i = 0; i < kLanes; ++i) total += value[i];
+  return total;
+}
+inline float max(f32x16 value) {
+  float largest = value[0];
+  for (int i = 1; i < kLanes; ++i) largest = value[i] > largest ? value[i] : largest;
+  return largest;
+}
+
+/// e^x within 2 ulp for x in [-87, 88]; outside it the value at the nearer end. Cephes' expf: 2^n times a polynomial.
+inline f32x16 exp(f32x16 x) {
+  x = min(max(x, f32x16{} - 87.0F), f32x16{} + 88.0F);
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
+  const f32x16 n = (x * 1.44269504F + kRound) - kRound;
+  const f32x16 r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
+  f32x16 p = r * 1.9875691500e-4F + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  const i32x16 exponent = (__builtin_convertvector(n, i32x16) + 127) << 23;
+  f32x16 scale;
+  std::memcpy(&scale, &exponent, sizeof scale);
+  return p * scale;
+}
+
+/// C[i][j] (+)= sum_k A(i, k) B[k][j] for a block of kRows x (kVectors * 16), held in registers.
+/// A(i, k) stands at a[i * a_row + k * a_col], so a transposed A costs nothing.
+template <int kRows, int kVectors, bool kAccumulate>
+inline void matmul_block(int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row,
+                         float* c, int64_t c_row) {
+  f32x16 sums[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) sums[i][j] = kAccumulate ? load(c + i * c_row + j * kLanes) : f32x16{};
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    f32x16 columns[kVectors];
+    for (int j = 0; j < kVectors; ++j) columns[j] = load(b + k * b_row + j * kLanes);
+    for (int i = 0; i < kRows; ++i) {
+      const float scalar = a[i * a_row + k * a_col];
+      for (int j = 0; j < kVectors; ++j) sums[i][j] += scalar * columns[j];
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) store(c + i * c_row + j * kLanes, sums[i][j]);
+  }
+}
+
+template <int kVectors, bool kAccumulate>
+inline void matmul_columns(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b,
+                           int64_t b_row, float* c, int64_t c_row) {
+  constexpr int kRows = 6;  // 6 x 2 sums and 2 columns: 14 of the 16 or 32 registers
+  int64_t i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    matmul_block<kRows, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row);
+  }
+  for (; i < rows; ++i) {
+    matmul_block<1, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row);
+  }
+}
+
+/// Small matrix product for attention tiles that lie in the cache: C (rows x columns) (+)= A (rows x depth) B.
+/// `columns` is rounded up to 16: B and C must be padded so far.
+template <bool kAccumulate = false>
+void matmul(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b,
+            int64_t b_row, float* c, int64_t c_row) {
+  int64_t j = 0;
+  for (; j + kLanes < columns; j += 2 * kLanes) {
+    matmul_columns<2, kAccumulate>(rows, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  }
+  if (j < columns) matmul_columns<1, kAccumulate>(rows, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+}
+
+}  // namespace tiny_zero::vec

@@ -1,0 +1,115 @@
+#pragma once
+// One decoder-only transformer in the Qwen2.5 shape: pre-norm RMSNorm, rotary positions, grouped-query attention with
+// biases on q, k, v, SwiGLU, tied or separate embeddings. Everything runs on packed sequences, without padding.
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tiny_zero/kernels/kernels.h"
+
+namespace tiny_zero {
+
+/// config.json of a Hugging Face Qwen2 model: the fields that decide the computation.
+struct ModelConfig {
+  int64_t vocab_size = 0;       // rows of the embedding matrix
+  int64_t used_vocab_size = 0;  // ids from here on are padding; not in the file, see Model::limit_vocabulary()
+  int64_t hidden_size = 128;
+  int64_t num_layers = 4;
+  AttentionShape attention{4, 4, 32};
+  int64_t ffn_size = 320;
+  int64_t max_positions = 1024;
+  double rope_theta = 10000.0;
+  double norm_eps = 1e-6;
+  bool tie_embeddings = true;
+  std::vector<int64_t> end_ids;  // tokens that end a response; the first is the one written by us
+
+  /// Throws std::invalid_argument naming the field, what it holds and what is supported.
+  static ModelConfig from_file(const std::filesystem::path& path);
+  void to_file(const std::filesystem::path& path, torch::Dtype dtype) const;
+};
+
+/// Sequences one after another: ids (N,) int64 and starts (S + 1 offsets).
+struct PackedTokens {
+  torch::Tensor ids;
+  std::vector<int64_t> starts{0};
+
+  static PackedTokens from(const std::vector<std::vector<int64_t>>& sequences, const torch::Device& device);
+  int64_t count() const { return starts.back(); }
+};
+
+/// What a trunk's hidden states are turned into; `both` is a policy that shares its trunk with the critic.
+enum class Head { language_model, value, both };
+
+class Model {
+ public:
+  /// Random weights: normal(0, 0.02), output projections divided by sqrt(2 layers) [GPT-2].
+  Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device);
+
+  /// Reads a directory in Hugging Face layout. A value head that the file lacks starts at zero [T19].
+  static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
+  /// Writes config.json and model.safetensors.
+  void save(const std::filesystem::path& directory) const;
+  /// The same weights in another model: a reference, a critic's trunk, or a copy for sampling.
+  Model clone(Head head) const;
+
+  /// Type of the matrix products. The parameters stay float32 [T12]: they are narrowed where they are used.
+  void set_compute_type(torch::Dtype dtype) { compute_type_ = dtype; }
+  torch::Dtype compute_type() const { return compute_type_; }
+
+  /// Last hidden states after the final norm.   @return (N, d)
+  torch::Tensor hidden_states(const PackedTokens& tokens) const;
+  /// Log-probs of given tokens, row `positions[i]` of the hidden states predicting `targets[i]`.
+  TokenLogProbs log_probs(const torch::Tensor& hidden, const torch::Tensor& positions, const torch::Tensor& targets,
+                          double temperature, bool with_entropy) const;
+  /// V(s) at the given rows.   @return (M,) float32
+  torch::Tensor values(const torch::Tensor& hidden, const torch::Tensor& positions) const;
+
+  /// Caches of all layers for `rows` sequences of up to `capacity` tokens.
+  std::vector<KvCache> make_cache(int64_t rows, int64_t capacity) const;
+  /// Runs each prompt once and writes it into all the cache rows of its group.
+  /// @param copies  rows a prompt: prompt s fills rows s * copies ... s * copies + copies - 1
+  /// @return float32 logits after the last token of each prompt, (S, used_vocab_size)
+  torch::Tensor prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, int64_t copies) const;
+  /// One more token for some rows of the cache.
+  /// @param ids, rows, positions  (B,) int64   @return float32 logits (B, used_vocab_size)
+  torch::Tensor decode(const torch::Tensor& ids, const torch::Tensor& rows, const torch::Tensor& positions,
+                       std::vector<KvCache>& cache) const;
+
+  const ModelConfig& config() const { return config_; }
+  torch::Device device() const { return parameters_.device(); }
+  /// All parameters, and their gradients, as one flat float32 vector each: what the optimiser and checkpoints see.
+  torch::Tensor& parameters() { return parameters_; }
+  const torch::Tensor& parameters() const { return parameters_; }
+  torch::Tensor& gradients() { return gradients_; }
+  /// The value head (1, d), zero until trained or set.
+  torch::Tensor value_head() const { return value_head_; }
+  /// Ids from `size` on are padded rows: they can be neither sampled nor scored [T22].
+  void limit_vocabulary(int64_t size);
+
+ private:
+  struct Layer {
+    torch::Tensor input_norm, qkv_weight, qkv_bias, output_weight, ffn_norm, gate_up_weight, down_weight;
+  };
+  /// A parameter as the file names it: a slice of a tensor above.
+  using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
+
+  Model(const ModelConfig& config, Head head, torch::Device device);
+  NamedTensors named_tensors() const;
+  torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
+  /// One block; `attend` maps (layer index, qkv) to the attended values.
+  template <class Attend>
+  torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;
+  torch::Tensor embed(const torch::Tensor& ids) const;
+
+  ModelConfig config_;
+  Head head_;
+  torch::Dtype compute_type_ = torch::kFloat32;
+  torch::Tensor parameters_, gradients_;
+  torch::Tensor embedding_, final_norm_, lm_head_, value_head_;
+  std::vector<Layer> layers_;
+  Rope rope_;
+};
+
+}  // namespace tiny_zero
