@@ -1,0 +1,61 @@
+#include "tiny_zero/advantage.h"
+
+namespace tiny_zero {
+
+using torch::Tensor;
+
+Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& log_ratio, double kl_coef) {
+  const Tensor last = mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1); every response has a token
+  const Tensor result = torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
+  return log_ratio.defined() ? result - kl_coef * log_ratio * mask : result;
+}
+
+Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon, Baseline baseline) {
+  TORCH_CHECK(rewards.dim() == 1 && rewards.size(0) % group_size == 0, "group_advantages: rewards ", rewards.sizes(),
+              " must be (B,) with B a multiple of the group size ", group_size);
+  const Tensor groups = rewards.view({-1, group_size});
+  // Exactly equal rewards need not have an exact mean in floating point: 0.1 + 0.1 + 0.1 is not 0.3.
+  const Tensor centred = torch::where((groups == groups.select(1, 0).unsqueeze(1)).all(1, /*keepdim=*/true), 0.0,
+                                      groups - groups.mean(/*dim=*/1, /*keepdim=*/true));
+  Tensor result = centred;
+  if (baseline == Baseline::leave_one_out && group_size > 1) {  // r_i - mean of the others, rearranged
+    result = centred * (static_cast<double>(group_size) / static_cast<double>(group_size - 1));
+  }
+  if (deviation != GroupStd::none) {
+    const int64_t n = deviation == GroupStd::sample ? std::max<int64_t>(1, group_size - 1) : group_size;
+    result = result / ((centred.square().sum(/*dim=*/1, /*keepdim=*/true) / n).sqrt() + epsilon);
+  }
+  return torch::where(centred == 0, 0.0, result).to(torch::kFloat32).view({-1});  // 0 / 0 with epsilon 0
+}
+
+Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask, double gamma, double lambda) {
+  TORCH_CHECK(rewards.sizes() == values.sizes() && rewards.sizes() == mask.sizes(), "generalized_advantages: rewards ",
+              rewards.sizes(), ", values ", values.sizes(), " and mask ", mask.sizes(), " must have one shape (B, T)");
+  const int64_t length = rewards.size(1);
+  const Tensor known = torch::where(mask, values, 0.0);
+  Tensor advantages = torch::zeros_like(rewards), next = torch::zeros_like(rewards.select(1, 0));
+  for (int64_t t = length - 1; t >= 0; --t) {
+    const Tensor next_value = t + 1 < length ? known.select(1, t + 1) : torch::zeros_like(next);
+    const Tensor delta = rewards.select(1, t) + gamma * next_value - known.select(1, t);
+    next = torch::where(mask.select(1, t), delta + gamma * lambda * next, 0.0);
+    advantages.select(1, t).copy_(next);
+  }
+  return {advantages, torch::where(mask, advantages + known, 0.0)};
+}
+
+Tensor whiten(const Tensor& x, const Tensor& mask) {
+  const Tensor chosen = x.masked_select(mask).to(torch::kFloat64);
+  const Tensor mean = chosen.mean(), deviation = (chosen - mean).square().mean().sqrt();
+  return torch::where(mask, (x - mean) / (deviation + 1e-8), 0.0).to(x.scalar_type());
+}
+
+double explained_variance(const Tensor& values, const Tensor& returns, const Tensor& mask) {
+  const auto variance = [&](const Tensor& x) {
+    const Tensor chosen = x.masked_select(mask).to(torch::kFloat64);
+    return (chosen - chosen.mean()).square().mean().item<double>();
+  };
+  const double total = variance(returns);
+  return total > 0 ? 1 - variance(returns - values) / total : 0;
+}
+
+}  // namespace tiny_zero
