@@ -1,0 +1,97 @@
+#include "tiny_zero/bench.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "tiny_zero/loss.h"
+#include "tiny_zero/progress.h"
+#include "tiny_zero/random.h"
+#include "tiny_zero/update.h"
+
+namespace tiny_zero {
+namespace {
+
+void synchronise(const torch::Device& device) {
+  if (device.is_cuda()) torch::cuda::synchronize(device.index());
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+/// FLOP/s of square matrix products, the best of several.
+double matmul_rate(const torch::Device& device, torch::Dtype type) {
+  const int64_t n = device.is_cuda() ? 8192 : 2048;
+  const auto a = torch::randn({n, n}, torch::device(device)).to(type), b = torch::randn({n, n}, torch::device(device)).to(type);
+  double best = 0;
+  for (int i = 0; i < 6; ++i) {
+    synchronise(device);
+    Stopwatch watch;
+    const auto c = a.mm(b);
+    synchronise(device);
+    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / watch.lap());
+  }
+  return best;
+}
+
+}  // namespace
+
+void bench(const Config& config) {
+  const torch::Device device(config.device);
+  ModelConfig shape;
+  shape.vocab_size = shape.used_vocab_size = config.bench_vocab;
+  shape.hidden_size = config.hidden;
+  shape.num_layers = config.layers;
+  shape.attention = {config.heads, config.kv_heads, config.hidden / config.heads};
+  shape.ffn_size = config.ffn;
+  shape.max_positions = std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
+  shape.rope_theta = config.rope_theta;  // no end ids: every response has the full length
+  const auto seed = static_cast<uint64_t>(config.seed);
+  Model model(shape, Head::language_model, seed, device);
+  const torch::Dtype type = config.compute_type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
+  model.set_compute_type(type);
+  AdamW optimizer(model.parameters(), config);
+  Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens, config.rollout_batch, seed});
+
+  std::vector<std::vector<int64_t>> prompts(config.prompts_per_step);
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    for (int64_t t = 0; t < config.prompt_tokens; ++t) {
+      prompts[p].push_back(static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) % static_cast<uint64_t>(config.bench_vocab)));
+    }
+  }
+  std::vector<double> rollout_s, update_s;
+  for (int64_t step = 0; step <= config.bench_steps; ++step) {  // the first warms up
+    synchronise(device);
+    Stopwatch watch;
+    Rollout rollout = sampler.sample(prompts, config.group_size, step);
+    synchronise(device);
+    const double sampling = watch.lap();
+    rollout.rewards = torch::zeros({rollout.size()});
+    Experience experience;
+    experience.loss_mask = rollout.mask;
+    experience.advantages = torch::linspace(-1.0, 1.0, rollout.size()).unsqueeze(1) * rollout.mask;
+    update_policy(model, optimizer, rollout, experience, config, config.learning_rate, step, ".");
+    synchronise(device);
+    if (step > 0) {
+      rollout_s.push_back(sampling);
+      update_s.push_back(watch.lap());
+    }
+  }
+  const auto responses = static_cast<double>(config.prompts_per_step * config.group_size);
+  const double rollout_rate = responses * static_cast<double>(config.response_tokens) / median(rollout_s);
+  const double update_rate = responses * static_cast<double>(config.prompt_tokens + config.response_tokens) / median(update_s);
+  // Matrix products only: 2 FLOP per weight and token forward, twice that backward; attention comes on top.
+  const double weights = static_cast<double>(model.parameters().numel());
+  const double peak = matmul_rate(device, type);
+  std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");
+  std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate, 100 * rollout_rate * 2 * weights / peak);
+  std::printf("%-10s %10.0f %23.0f%%\n", "update", update_rate, 100 * update_rate * 6 * weights / peak);
+  std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, torch::get_num_threads());
+  const Json line = {{"parameters", model.parameters().numel()}, {"threads", torch::get_num_threads()},
+                     {"rollout_tokens_per_s", std::round(rollout_rate)}, {"update_tokens_per_s", std::round(update_rate)},
+                     {"matmul_gflop_per_s", std::round(peak / 1e9)}};
+  std::printf("%s\n", line.dump().c_str());
+}
+
+}  // namespace tiny_zero

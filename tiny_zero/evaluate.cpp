@@ -1,0 +1,185 @@
+#include "tiny_zero/evaluate.h"
+
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <map>
+
+#include "tiny_zero/progress.h"
+#include "tiny_zero/rollout.h"
+
+namespace tiny_zero {
+namespace {
+
+// Names of random streams for Sampler::sample(), apart from training's, which count up from 0.
+constexpr int64_t kSampledDraw = -1, kGreedyDraw = -2, kGenerateDraw = -3;
+
+struct Loaded {
+  Tokenizer tokenizer;
+  Model model;
+};
+
+Loaded load(const Config& config) {
+  if (config.model.empty()) throw std::invalid_argument("model is empty, want a model directory: --model DIR");
+  const std::filesystem::path directory(config.model);
+  Loaded loaded{Tokenizer::from_file(directory / "tokenizer.json"),
+                Model::load(directory, Head::language_model, torch::Device(config.device))};
+  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
+  loaded.model.set_compute_type(config.compute_type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32);
+  return loaded;
+}
+
+SamplingOptions sampling_options(const Config& config, double temperature) {
+  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch, static_cast<uint64_t>(config.seed)};
+}
+
+Json to_json(const Estimate& estimate) {
+  return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
+}
+
+/// The answer that most of a problem's responses give; ties go to the one given first. Responses without one do not vote.
+bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
+  std::map<std::string, int64_t> votes;
+  int64_t most = 0;
+  bool right = false;
+  std::vector<std::string> answers;
+  for (int64_t i = first; i < first + count; ++i) {
+    answers.push_back(task.answer(rollout.problem_of(i), rollout.texts[i]));
+    if (!answers.back().empty()) most = std::max(most, ++votes[answers.back()]);
+  }
+  for (int64_t i = count - 1; i >= 0; --i) {
+    if (!answers[i].empty() && votes[answers[i]] == most) right = rollout.grades[first + i].correct;
+  }
+  return right;
+}
+
+/// Shares over all responses of a rollout: the grades' flags and the task's tallies.
+Json shares(const Task& task, const Rollout& rollout) {
+  std::vector<Tally> total{{"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"cut at the limit", 0, 0}};
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    const Reward& grade = rollout.grades[i];
+    const bool flags[] = {grade.formatted, grade.answered, grade.reflected, !rollout.finished[i]};
+    const auto own = task.diagnose(rollout.problem_of(i), rollout.texts[i]);
+    for (size_t j = 0; j < 4; ++j) total[j] = {total[j].name, total[j].hits + flags[j], total[j].trials + 1};
+    if (total.size() == 4) {
+      for (const auto& tally : own) total.push_back({tally.name, 0, 0});
+    }
+    for (size_t j = 0; j < own.size(); ++j) {
+      total[4 + j].hits += own[j].hits;
+      total[4 + j].trials += own[j].trials;
+    }
+  }
+  Json result = Json::object();
+  for (const auto& [name, hits, trials] : total) {
+    const Json share = trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
+    result[name] = {{"share", share}, {"hits", hits}, {"trials", trials}};
+  }
+  return result;
+}
+
+}  // namespace
+
+Estimate estimate_mean(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  double mean = 0, variance = 0;
+  for (const double value : values) mean += value / n;
+  for (const double value : values) variance += (value - mean) * (value - mean) / n;
+  const double coin = mean * (1 - mean);
+  const double size = variance > 0 && coin > 0 ? n * coin / variance : n;
+  constexpr double z = 1.959964;  // the normal law's 97.5 % quantile
+  const double centre = (mean + z * z / (2 * size)) / (1 + z * z / size);
+  const double half = z / (1 + z * z / size) * std::sqrt(coin / size + z * z / (4 * size * size));
+  return {mean, std::max(0.0, centre - half), std::min(1.0, centre + half)};
+}
+
+double pass_at_k(int64_t n, int64_t c, int64_t k) {
+  if (n - c < k) return 1.0;
+  double all_wrong = 1.0;
+  for (int64_t i = n - c + 1; i <= n; ++i) all_wrong *= 1.0 - static_cast<double>(k) / static_cast<double>(i);
+  return 1.0 - all_wrong;
+}
+
+Json evaluate(const Config& config, const Task& task) {
+  const Loaded loaded = load(config);
+  const Split split = config.split == "train" ? Split::train : Split::test;
+  std::vector<Problem> problems;
+  for (int64_t i = 0; i < config.eval_problems; ++i) problems.push_back(task.problem(split, i));
+  const auto run = [&](double temperature, int64_t samples, int64_t draw) {
+    Sampler sampler(loaded.model, sampling_options(config, temperature));
+    Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, draw);
+    grade(task, rollout);
+    return rollout;
+  };
+  Stopwatch watch;
+  const int64_t k = config.eval_samples;
+  const Rollout sampled = run(config.temperature, k, kSampledDraw);
+  Json report = {{"model", config.model}, {"split", config.split}, {"problems", config.eval_problems}, {"samples", k},
+                 {"temperature", config.temperature}, {"seed", config.seed}};
+  const auto add = [&](const std::string& name, const std::vector<double>& values) {
+    report[name] = to_json(estimate_mean(values));
+  };
+  std::vector<double> averages, majorities;
+  std::map<int64_t, std::vector<double>> passes;  // k -> per problem
+  for (int64_t p = 0; p < config.eval_problems; ++p) {
+    int64_t right = 0;
+    for (int64_t i = p * k; i < (p + 1) * k; ++i) right += sampled.grades[i].correct ? 1 : 0;
+    averages.push_back(static_cast<double>(right) / static_cast<double>(k));
+    majorities.push_back(majority_is_right(task, sampled, p * k, k) ? 1 : 0);
+    for (int64_t j = 2; j <= k; j *= 2) passes[j].push_back(pass_at_k(k, right, j));
+  }
+  add("avg@" + std::to_string(k), averages);
+  for (const auto& [j, values] : passes) add("pass@" + std::to_string(j), values);
+  if (k > 1) add("maj@" + std::to_string(k), majorities);
+  if (config.greedy) {
+    const Rollout best = run(/*temperature=*/0.0, 1, kGreedyDraw);
+    std::vector<double> right;
+    for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
+    add("greedy", right);
+  }
+  report["reward_mean"] = sampled.rewards.mean().item<double>();
+  report["response_tokens_mean"] = static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
+  report["shares"] = shares(task, sampled);
+  report["seconds"] = watch.lap();
+
+  if (config.json != "-") {
+    for (const auto& [name, value] : report.items()) {
+      if (value.is_object() && value.contains("mean")) {
+        std::printf("%-34s %6.3f   [%.3f, %.3f]\n", name.c_str(), value["mean"].get<double>(), value["low"].get<double>(),
+                    value["high"].get<double>());
+      } else if (value.is_number_float()) {
+        std::printf("%-34s %6.3f\n", name.c_str(), value.get<double>());
+      }
+    }
+    for (const auto& [name, share] : report["shares"].items()) {
+      std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
+                  share["share"].is_null() ? "-" : share["share"].dump().substr(0, 5).c_str(), share["hits"].get<long>(),
+                  share["trials"].get<long>());
+    }
+  }
+  if (config.json == "-") std::cout << report.dump(2) << '\n';
+  if (!config.json.empty() && config.json != "-") std::ofstream(config.json) << report.dump(2) << '\n';
+  if (!config.responses.empty()) {
+    std::ofstream file(config.responses);
+    for (int64_t i = 0; i < sampled.size(); ++i) {
+      const Json line = {{"problem", i / k}, {"prompt", sampled.problem_of(i).prompt}, {"response", sampled.texts[i]},
+                         {"reward", sampled.grades[i].score}, {"correct", sampled.grades[i].correct},
+                         {"reflected", sampled.grades[i].reflected}};
+      file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+    }
+  }
+  return report;
+}
+
+void generate(const Config& config, const Task& task) {
+  const Loaded loaded = load(config);
+  const Problem problem = config.prompt.empty() ? task.problem(Split::test, config.problem) : Problem{config.prompt, ""};
+  Sampler sampler(loaded.model, sampling_options(config, config.temperature));
+  Rollout rollout = sampler.sample(loaded.tokenizer, {problem}, config.samples, kGenerateDraw);
+  if (config.prompt.empty()) grade(task, rollout);
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    std::printf("%s%s\n", problem.prompt.c_str(), rollout.texts[i].c_str());
+    if (!rollout.grades.empty()) std::printf("reward %g\n", rollout.grades[i].score);
+  }
+}
+
+}  // namespace tiny_zero

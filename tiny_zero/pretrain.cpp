@@ -1,0 +1,114 @@
+#include "tiny_zero/pretrain.h"
+
+#include <cmath>
+#include <cstdio>
+#include <optional>
+
+#include "tiny_zero/progress.h"
+#include "tiny_zero/tokenizer.h"
+
+namespace tiny_zero {
+namespace {
+
+using torch::Tensor;
+
+/// The next documents of the base text, each closed by the end token, until a batch is full.
+PackedTokens next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id, int64_t batch_tokens,
+                        int64_t& cursor, const torch::Device& device) {
+  std::vector<std::vector<int64_t>> documents;
+  for (int64_t tokens = 0; tokens < batch_tokens; ++cursor) {
+    documents.push_back(tokenizer.encode(task.document(cursor)));
+    documents.back().push_back(end_id);
+    tokens += static_cast<int64_t>(documents.back().size());
+  }
+  return PackedTokens::from(documents, device);
+}
+
+/// Mean loss of predicting each token from those before it in its own document.   @return scalar, nats
+Tensor next_token_loss(const Model& model, const PackedTokens& batch) {
+  std::vector<int64_t> positions;
+  for (size_t s = 0; s + 1 < batch.starts.size(); ++s) {
+    for (int64_t i = batch.starts[s]; i + 1 < batch.starts[s + 1]; ++i) positions.push_back(i);
+  }
+  const Tensor index = torch::tensor(positions, torch::kInt64).to(batch.ids.device());
+  const Tensor hidden = model.hidden_states(batch);
+  return -model.log_probs(hidden, index, batch.ids.index_select(0, index + 1), /*temperature=*/1.0, /*with_entropy=*/false)
+              .log_probs.mean();
+}
+
+}  // namespace
+
+void pretrain(const Config& config, const Settings& settings, const Task& task) {
+  constexpr int64_t kLogEvery = 20, kShowEvery = 200, kSaveEvery = 1000;  // updates
+  const torch::Device device(config.device);
+  RunDirectory directory(config, settings);
+  const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
+  ModelConfig shape;
+  shape.vocab_size = shape.used_vocab_size = static_cast<int64_t>(tokenizer.vocab_size());
+  shape.hidden_size = config.hidden;
+  shape.num_layers = config.layers;
+  shape.attention = {config.heads, config.kv_heads, config.hidden / config.heads};
+  shape.ffn_size = config.ffn;
+  shape.max_positions = config.max_positions;
+  shape.rope_theta = config.rope_theta;
+  shape.end_ids = {tokenizer.token_id("<|endoftext|>").value()};
+  int64_t tokens = 0, cursor = 0, update = 0;
+  double loss_sum = 0;  // since the last line of metrics
+  std::unique_ptr<AdamW> optimizer;
+  std::optional<Model> model;
+  if (config.resume) {
+    const auto checkpoint = directory.newest_checkpoint();
+    model = load_trained(checkpoint, "model", Head::language_model, device, config, optimizer);
+    const Json state = directory.restore(checkpoint);
+    update = state.at("step");
+    tokens = state.at("tokens");
+    cursor = state.at("cursor");
+    loss_sum = state.at("loss_sum");
+  } else {
+    model.emplace(shape, Head::language_model, static_cast<uint64_t>(config.seed), device);
+    optimizer = std::make_unique<AdamW>(model->parameters(), config);
+  }
+  const auto save_model = [&](const std::filesystem::path& path) {
+    save_trained(path, "model", *model, *optimizer);
+    std::ofstream(path / "model" / "tokenizer.json", std::ios::binary) << tokenizer.json_text();
+  };
+  std::printf("pretraining %ld parameters on %ld tokens\n", static_cast<long>(model->parameters().numel()),
+              static_cast<long>(config.pretrain_tokens));
+  Stopwatch watch;
+  int64_t timed_tokens = tokens;
+  while (tokens < config.pretrain_tokens) {
+    const PackedTokens batch = next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
+    const double learning_rate = config.pretrain_learning_rate *
+                                 (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
+    const Tensor loss = next_token_loss(*model, batch);
+    loss.backward();
+    optimizer->step(model->parameters(), model->gradients(), learning_rate);
+    tokens += batch.count();
+    loss_sum += loss.item<double>();
+    if (++update % kLogEvery == 0) {
+      const double speed = std::round(static_cast<double>(tokens - timed_tokens) / watch.lap());
+      const double mean_loss = std::exchange(loss_sum, 0.0) / kLogEvery;
+      timed_tokens = tokens;
+      directory.log_metrics({{"step", update}, {"tokens", tokens}, {"loss", mean_loss}, {"lr", learning_rate},
+                             {"tokens_per_s", speed}});
+      if (update % kShowEvery == 0) {
+        std::printf("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s\n", static_cast<long>(update),
+                    static_cast<long>(tokens), mean_loss, speed);
+        std::fflush(stdout);
+      }
+    }
+    if (update % kSaveEvery == 0 || interrupted()) {
+      const Json state = {{"step", update}, {"tokens", tokens}, {"cursor", cursor}, {"loss_sum", loss_sum}};
+      directory.save(update, state, config.keep_checkpoints, save_model);
+    }
+    if (interrupted()) {
+      std::printf("stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
+                  config.runs_dir.c_str(), config.name.c_str());
+      return;
+    }
+  }
+  save_model(directory.path());
+  std::printf("model in %s\n", (directory.path() / "model").c_str());
+}
+
+}  // namespace tiny_zero

@@ -1,0 +1,130 @@
+#include "tiny_zero/run_directory.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <map>
+#include <stdexcept>
+
+#include "tiny_zero/safetensors.h"
+
+namespace tiny_zero {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Checkpoints by step.
+std::map<int64_t, fs::path> list_checkpoints(const fs::path& run) {
+  std::map<int64_t, fs::path> found;
+  if (!fs::exists(run / "checkpoints")) return found;
+  for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("step_") && name.find('.') == std::string::npos) found[std::stoll(name.substr(5))] = entry.path();
+  }
+  return found;
+}
+
+/// Makes the names in a directory, or a file's bytes, survive a power cut.
+void flush_to_disk(const fs::path& path) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0 || fsync(file) != 0) throw std::runtime_error(path.string() + " cannot be flushed to the disk");
+  close(file);
+}
+
+void write_text(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  if (!file.flush()) throw std::runtime_error(path.string() + " cannot be written");
+}
+
+}  // namespace
+
+RunDirectory::RunDirectory(const Config& config, const Settings& settings)
+    : path_(fs::path(config.runs_dir) / config.name) {
+  const bool exists = fs::exists(path_ / "settings.conf");
+  if (config.resume && newest_checkpoint().empty()) {
+    throw std::invalid_argument(path_.string() + " holds no checkpoint to resume; leave --resume out to start it" +
+                                (exists ? " after removing the directory" : ""));
+  }
+  if (!config.resume && exists) {
+    throw std::invalid_argument(path_.string() + " exists already; --resume continues it, another --name starts a new run");
+  }
+  fs::create_directories(path_ / "checkpoints");
+  if (!config.resume) {
+    std::ofstream file(path_ / "settings.conf");
+    settings.write(file);
+    if (!file.flush()) throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
+  }
+  const auto mode = config.resume ? std::ios::app : std::ios::trunc;
+  metrics_.open(path_ / "metrics.jsonl", mode);
+  samples_.open(path_ / "samples.jsonl", mode);
+  if (!metrics_ || !samples_) throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
+}
+
+void RunDirectory::append(std::ofstream& file, const Json& line) {
+  // The model may write bytes that are no UTF-8: they are shown as U+FFFD in the log, never thrown at the loop.
+  file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  if (!file.flush()) throw std::runtime_error("metrics.jsonl or samples.jsonl cannot be written: is the disk full?");
+}
+
+void RunDirectory::save(int64_t step, Json state, int64_t keep, const std::function<void(const fs::path&)>& write) {
+  const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step)), aside = target.string() + ".partial";
+  fs::remove_all(aside);
+  fs::create_directories(aside);
+  write(aside);
+  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) {
+    flush_to_disk(path_ / log);
+    state["log_bytes"][log] = fs::file_size(path_ / log);
+  }
+  write_text(aside / "state.json", state.dump(2) + "\n");
+  for (const auto& entry : fs::recursive_directory_iterator(aside)) flush_to_disk(entry.path());
+  fs::remove_all(target);
+  fs::rename(aside, target);
+  flush_to_disk(path_ / "checkpoints");
+  auto all = list_checkpoints(path_);
+  while (static_cast<int64_t>(all.size()) > keep) {
+    fs::remove_all(all.begin()->second);
+    all.erase(all.begin());
+  }
+}
+
+fs::path RunDirectory::newest_checkpoint() const {
+  const auto all = list_checkpoints(path_);
+  return all.empty() ? fs::path() : all.rbegin()->second;
+}
+
+Json RunDirectory::restore(const fs::path& checkpoint) {
+  std::ifstream file(checkpoint / "state.json");
+  const Json state = Json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!state.is_object()) throw std::runtime_error((checkpoint / "state.json").string() + " is missing or broken");
+  metrics_.close();
+  samples_.close();
+  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) fs::resize_file(path_ / log, state.at("log_bytes").at(log));
+  metrics_.open(path_ / "metrics.jsonl", std::ios::app);
+  samples_.open(path_ / "samples.jsonl", std::ios::app);
+  return state;
+}
+
+void save_trained(const fs::path& directory, const std::string& name, const Model& model, const AdamW& optimizer) {
+  model.save(directory / name);
+  save_safetensors(directory / (name + "_optimizer.safetensors"),
+                   {{"mean", optimizer.mean}, {"square", optimizer.square}, {"updates", torch::tensor({optimizer.updates})}});
+}
+
+Model load_trained(const fs::path& directory, const std::string& name, Head head, torch::Device device, const Config& config,
+                   std::unique_ptr<AdamW>& optimizer) {
+  Model model = Model::load(directory / name, head, device);
+  const fs::path path = directory / (name + "_optimizer.safetensors");
+  const auto stored = load_safetensors(path);
+  optimizer = std::make_unique<AdamW>(model.parameters(), config);
+  for (auto [key, tensor] : {std::pair{"mean", &optimizer->mean}, std::pair{"square", &optimizer->square}}) {
+    if (!stored.contains(key) || stored.at(key).numel() != tensor->numel()) {
+      throw std::runtime_error(path.string() + ": " + key + " does not fit the model; was the critic setting changed?");
+    }
+    tensor->copy_(stored.at(key));
+  }
+  optimizer->updates = stored.at("updates").item<int64_t>();
+  return model;
+}
+
+}  // namespace tiny_zero

@@ -1,0 +1,51 @@
+#pragma once
+// runs/NAME/: the settings, metrics and samples of a run, and its checkpoints.
+//   settings.conf   every setting, readable as a recipe
+//   metrics.jsonl   one object a step            samples.jsonl   some responses of each step
+//   checkpoints/step_N/   written aside and renamed, so that one that exists is whole
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "tiny_zero/config.h"
+#include "tiny_zero/model.h"
+#include "tiny_zero/optimizer.h"
+
+namespace tiny_zero {
+
+using Json = nlohmann::ordered_json;
+
+class RunDirectory {
+ public:
+  /// Creates the directory, or with config.resume opens it. Throws std::invalid_argument if a new run would write over an
+  /// old one, or if there is nothing to resume.
+  RunDirectory(const Config& config, const Settings& settings);
+
+  void log_metrics(const Json& line) { append(metrics_, line); }
+  void log_sample(const Json& line) { append(samples_, line); }
+
+  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is given, `state` is what a
+  /// JSON object can hold. Older checkpoints beyond the newest `keep` are removed.
+  void save(int64_t step, Json state, int64_t keep, const std::function<void(const std::filesystem::path&)>& write);
+  /// The newest whole checkpoint's directory, "" if there is none.
+  std::filesystem::path newest_checkpoint() const;
+  /// Reads a checkpoint's state and cuts the logs back to where they were when it was saved.
+  Json restore(const std::filesystem::path& checkpoint);
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  static void append(std::ofstream& file, const Json& line);
+
+  std::filesystem::path path_;
+  std::ofstream metrics_, samples_;
+};
+
+/// A model and its optimiser in a checkpoint: NAME/ in Hugging Face layout and NAME_optimizer.safetensors.
+void save_trained(const std::filesystem::path& directory, const std::string& name, const Model& model, const AdamW& optimizer);
+Model load_trained(const std::filesystem::path& directory, const std::string& name, Head head, torch::Device device,
+                   const Config& config, std::unique_ptr<AdamW>& optimizer);
+
+}  // namespace tiny_zero
