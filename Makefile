@@ -1,0 +1,107 @@
+# `make` lists what can be made. Each target first installs what it lacks: Debian packages, and LibTorch into .venv.
+#   LIBTORCH=/path make build    uses a LibTorch that is already there (a directory with include/ and lib/)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help demo test build bench format clean
+
+packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
+            libutf8proc-dev gnuplot-nox
+torch_version := 2.11.0
+own_libtorch := .venv/libtorch-$(torch_version)
+LIBTORCH ?= $(CURDIR)/$(own_libtorch)
+PYTHON ?= python3
+venv_python := $(CURDIR)/.venv/bin/python
+# One compiler takes 1.3 GB for a file that includes torch/torch.h.
+JOBS ?= $(shell awk -v n=$$(nproc) '/^MemAvailable/ { m = int($$2 / 1.5e6) } END { print m < 1 ? 1 : m < n ? m : n }' /proc/meminfo)
+
+help: ## this list
+	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: build ## the R1-Zero effect on Countdown in minutes; ALGORITHM=grpo|ppo QUICK=1 SEED=0 DEVICE=cpu|cuda
+	@tasks/countdown/demo.sh
+
+test: build .venv/test-packages ## every test, C++ then Python
+	@status=0
+	build/tests | tee .cache/tests.log || status=$$?
+	read -r passed _ failed _ < <(tail -1 .cache/tests.log) || true
+	[[ "$$passed $$failed" =~ ^[0-9]+\ [0-9]+$$ ]] || passed=0 failed=0
+	[ $$status = 0 ] || [ $$failed != 0 ] || { echo "build/tests ended with status $$status"; failed=1; }
+	for check in $(sort $(wildcard tests/check_*.py)); do
+	  echo "== $$check"
+	  if $(venv_python) $$check; then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi
+	done
+	echo "$$passed passed, $$failed failed"
+	[ $$failed = 0 ]
+
+build: .cache/packages $(if $(filter %/$(own_libtorch),$(LIBTORCH)),$(own_libtorch)) ## build/tiny_zero and build/tests
+	@[ -e build/build.ninja ] && grep -qsx 'LIBTORCH:PATH=$(LIBTORCH)' build/CMakeCache.txt ||
+	  cmake -S . -B build -G Ninja -DLIBTORCH=$(LIBTORCH)
+	cmake --build build -j $(JOBS)
+
+bench: build ## speed of each kernel and of one step, beside PyTorch's where Python has it
+	@build/tiny_zero bench
+	for python in $(venv_python) $(PYTHON); do
+	  if $$python -c 'import torch' 2>/dev/null; then PYTHON=$$python tests/bench_compare.sh; break; fi
+	done
+
+format: ## says what clang-format would change; FIX=1 changes it
+	@command -v clang-format >/dev/null || $(call install,clang-format)
+	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' |
+	  xargs clang-format $(if $(filter 1,$(FIX)),-i,--dry-run --Werror)
+
+clean: ## removes build/; LibTorch stays in .venv
+	@rm -rf build
+
+# ---- What gets installed ---------------------------------------------------------------------------------------------
+
+pip = for try in 1 2 3; do .venv/bin/python -m pip install --quiet $(1) && break; [ $$try -lt 3 ]; sleep 5; done
+
+# Debian packages, as root or through sudo; without either, the command to run.
+define install
+if ! command -v apt-get >/dev/null; then
+  echo "no apt-get here: if the build fails, install what Debian calls $(1)" >&2
+else
+  sudo=$$([ $$(id -u) = 0 ] || echo sudo -n)
+  $$sudo true 2>/dev/null || { echo "Please run: sudo apt-get install $(1)" >&2; exit 1; }
+  echo "installing the Debian packages $(1)"
+  $$sudo apt-get update -qq
+  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends $(1) >/dev/null
+fi
+endef
+
+.cache/packages: Makefile
+	@missing=
+	for package in $(packages); do
+	  dpkg -s $$package 2>/dev/null | grep -q '^Status: .* installed' || missing+=" $$package"
+	done
+	if [ -n "$$missing" ]; then $(call install,$$missing); fi
+	mkdir -p .cache
+	touch $@
+
+.venv/bin/python: | .cache/packages
+	@$(PYTHON) -c 'import ensurepip, venv' ||
+	  { echo "$(PYTHON) lacks the module above; name another one: PYTHON=/usr/bin/python3 make build" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch's wheel without the 2.5 GB of CUDA libraries that it asks for: two small ones are enough to run on the CPU.
+# With an NVIDIA GPU or nvcc three more join the toolkit's own; if one is missing even then, all of them.
+$(own_libtorch): | .venv/bin/python
+	@echo "installing LibTorch $(torch_version) into .venv (0.5 GB to download, 1.3 GB on disk)"
+	$(call pip,--no-deps torch==$(torch_version) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
+	torch=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)
+	if [ -e /dev/nvidia0 ] || command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null; then
+	  $(call pip,--no-deps nvidia-cufile==1.15.1.6 nvidia-cusparselt-cu13==0.8.0 nvidia-nvshmem-cu13==3.4.5)
+	  if ldd $$torch/lib/libtorch_cuda.so | grep 'not found'; then $(call pip,torch==$(torch_version)); fi
+	fi
+	ln -sfn $$torch $@
+
+# Python's torch, unlike LibTorch, loads every CUDA library: those are fetched only if a test imports it.
+.venv/test-packages: tests/requirements.txt | $(own_libtorch)
+	@$(call pip,-r tests/requirements.txt)
+	if grep -qE '^ *(import|from) torch' tests/check_*.py && ! $(venv_python) -c 'import torch' 2>/dev/null; then
+	  $(call pip,torch==$(torch_version))
+	fi
+	touch $@
