@@ -15,7 +15,8 @@ LIBTORCH ?= $(CURDIR)/$(own_libtorch)
 PYTHON ?= python3
 venv_python := $(CURDIR)/.venv/bin/python
 # One compiler takes 1.3 GB for a file that includes torch/torch.h.
-JOBS ?= $(shell awk -v n=$$(nproc) '/^MemAvailable/ { m = int($$2 / 1.5e6) } END { print m < 1 ? 1 : m < n ? m : n }' /proc/meminfo)
+JOBS ?= $(shell awk -v n=$$(nproc) '/^MemAvailable/ { m = int($$2 / 1.5e6) } END { print m < 1 ? 1 : m < n ? m : n }' \
+                    /proc/meminfo)
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile

@@ -36,8 +36,8 @@ ADDED = [
 
 WORDS = """the of and to in is that for it as was with be by on not he his but at are this have from or had an they
 which one you were all her she there would their we him been has when who will no more if out so said what up its about
-than into them can only other time new some could these two may first then do any like my now over such our man me even most
-reward policy gradient countdown equation therefore answer number numbers target multiply divide""".split()
+than into them can only other time new some could these two may first then do any like my now over such our man me even
+most reward policy gradient countdown equation therefore answer number numbers target multiply divide""".split()
 CHINESE = (
     "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种"
     "面而方后多定行学法所民得经十三之进着等部度家电力里如水化高自二理起小物现实加量都两体制机当使点从业本"
@@ -193,7 +193,7 @@ def write_data():
     tricky += [text for text in CONTRACTIONS if text.startswith("I'")] + rng.sample(CONTRACTIONS, 100)
     # In modern patterns a contraction shows only before more letters: without it, the sign would lead the word.
     tricky += [f"I'{letters}x" for letters in "s S Re LL d D k \u017f".split()]
-    tricky += ["a\nb", "a\rb", "a\r\nb", "a\tb", "", " ", "\n", "1234567", " 1234567", "a 12 b", "x  12", "12  ", " the the"]
+    tricky += ["a\nb", "a\rb", "a\r\nb", "a\tb", "", " ", "\n", "1234567", " 1234567", "a 12 b", "x  12", "12  "]
     for space in SPACES + NOT_SPACES:
         tricky += [f"x{space}{space}y", f"1{space}2", f"{space}\n{space}."]
     tricky += ["a" * 300]

@@ -7,10 +7,11 @@ using torch::Tensor;
 Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& log_ratio, double kl_coef) {
   const Tensor last = mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1); every response has a token
   const Tensor result = torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
-  return log_ratio.defined() ? result - kl_coef * log_ratio * mask : result;
+  return log_ratio.defined() ? result - kl_coef * torch::where(mask, log_ratio, 0.0) : result;
 }
 
-Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon, Baseline baseline) {
+Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon,
+                        Baseline baseline) {
   TORCH_CHECK(rewards.dim() == 1 && rewards.size(0) % group_size == 0, "group_advantages: rewards ", rewards.sizes(),
               " must be (B,) with B a multiple of the group size ", group_size);
   const Tensor groups = rewards.view({-1, group_size});
@@ -28,7 +29,8 @@ Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd devi
   return torch::where(centred == 0, 0.0, result).to(torch::kFloat32).view({-1});  // 0 / 0 with epsilon 0
 }
 
-Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask, double gamma, double lambda) {
+Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask, double gamma,
+                           double lambda) {
   TORCH_CHECK(rewards.sizes() == values.sizes() && rewards.sizes() == mask.sizes(), "generalized_advantages: rewards ",
               rewards.sizes(), ", values ", values.sizes(), " and mask ", mask.sizes(), " must have one shape (B, T)");
   const int64_t length = rewards.size(1);

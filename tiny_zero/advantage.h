@@ -1,8 +1,9 @@
 #pragma once
 // Advantages: how much better a response, or a token, did than expected. Pure functions of tensors.
-// B: responses of the rollout, T: the longest response. `mask` is (B, T) bool, true on sampled tokens, end token included.
+// B: responses of the rollout, T: the longest response. `mask` is (B, T) bool, true on sampled tokens, end token
+// included.
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "tiny_zero/config.h"
 
@@ -17,7 +18,8 @@ torch::Tensor token_rewards(const torch::Tensor& rewards, const torch::Tensor& m
 
 /// A_i = (r_i - baseline) / deviation over the G responses of one prompt.   [GRPO, outcome supervision]
 /// The baseline is the group's mean, or the mean of the others [RLOO]. The deviation is over n - 1 or n, with epsilon
-/// added, or left out [Dr. GRPO]. A group whose rewards are all equal gets exactly 0 [T5]; the variance is two-pass [T6].
+/// added, or left out [Dr. GRPO]. A group whose rewards are all equal gets exactly 0 [T5]; the variance is two-pass
+/// [T6].
 /// @param rewards (B,), groups one after another   @return (B,) float32
 torch::Tensor group_advantages(const torch::Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon,
                                Baseline baseline);

@@ -1,5 +1,8 @@
 #include "tiny_zero/bench.h"
 
+#include <ATen/Parallel.h>
+#include <torch/cuda.h>
+
 #include <algorithm>
 #include <cstdio>
 
@@ -23,7 +26,8 @@ double median(std::vector<double> values) {
 /// FLOP/s of square matrix products, the best of several.
 double matmul_rate(const torch::Device& device, torch::Dtype type) {
   const int64_t n = device.is_cuda() ? 8192 : 2048;
-  const auto a = torch::randn({n, n}, torch::device(device)).to(type), b = torch::randn({n, n}, torch::device(device)).to(type);
+  const auto a = torch::randn({n, n}, torch::device(device)).to(type),
+             b = torch::randn({n, n}, torch::device(device)).to(type);
   double best = 0;
   for (int i = 0; i < 6; ++i) {
     synchronise(device);
@@ -57,7 +61,8 @@ void bench(const Config& config) {
   std::vector<std::vector<int64_t>> prompts(config.prompts_per_step);
   for (size_t p = 0; p < prompts.size(); ++p) {
     for (int64_t t = 0; t < config.prompt_tokens; ++t) {
-      prompts[p].push_back(static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) % static_cast<uint64_t>(config.bench_vocab)));
+      prompts[p].push_back(
+          static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) % static_cast<uint64_t>(config.bench_vocab)));
     }
   }
   std::vector<double> rollout_s, update_s;
@@ -80,16 +85,19 @@ void bench(const Config& config) {
   }
   const auto responses = static_cast<double>(config.prompts_per_step * config.group_size);
   const double rollout_rate = responses * static_cast<double>(config.response_tokens) / median(rollout_s);
-  const double update_rate = responses * static_cast<double>(config.prompt_tokens + config.response_tokens) / median(update_s);
+  const double update_rate =
+      responses * static_cast<double>(config.prompt_tokens + config.response_tokens) / median(update_s);
   // Matrix products only: 2 FLOP per weight and token forward, twice that backward; attention comes on top.
   const double weights = static_cast<double>(model.parameters().numel());
   const double peak = matmul_rate(device, type);
   std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");
   std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate, 100 * rollout_rate * 2 * weights / peak);
   std::printf("%-10s %10.0f %23.0f%%\n", "update", update_rate, 100 * update_rate * 6 * weights / peak);
-  std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, torch::get_num_threads());
-  const Json line = {{"parameters", model.parameters().numel()}, {"threads", torch::get_num_threads()},
-                     {"rollout_tokens_per_s", std::round(rollout_rate)}, {"update_tokens_per_s", std::round(update_rate)},
+  std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, at::get_num_threads());
+  const Json line = {{"parameters", model.parameters().numel()},
+                     {"threads", at::get_num_threads()},
+                     {"rollout_tokens_per_s", std::round(rollout_rate)},
+                     {"update_tokens_per_s", std::round(update_rate)},
                      {"matmul_gflop_per_s", std::round(peak / 1e9)}};
   std::printf("%s\n", line.dump().c_str());
 }

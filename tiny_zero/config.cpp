@@ -15,7 +15,8 @@ Settings Config::settings() {
       .add("model", model, "model directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
       .add("seed", seed, 0, kMany, "the same seed gives the same run, byte for byte, on the CPU")
       .add("device", device, "cpu, cuda or cuda:N")
-      .add("compute-type", compute_type, {"float32", "bfloat16"}, "type of the matrix products; weights stay float32 [T12]")
+      .add("compute-type", compute_type, {"float32", "bfloat16"},
+           "type of the matrix products; weights stay float32 [T12]")
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
@@ -32,7 +33,8 @@ Settings Config::settings() {
       .add("rope-theta", rope_theta, 1.0, kAny, "base of the rotary angles");
   list.section("pretraining")
       .add("pretrain-tokens", pretrain_tokens, 1, kMany, "tokens of base text to train on")
-      .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany, "tokens an update; small batches learn more a token")
+      .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany,
+           "tokens an update; small batches learn more a token")
       .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0, "at the start; falls linearly to 0");
   list.section("sampling")
       .add("temperature", temperature, 0.0, 100.0, "divides the logits; 0 is greedy (not in training)")
@@ -46,7 +48,8 @@ Settings Config::settings() {
       .add("group-size", group_size, 1, 65536, "responses a problem (G)")
       .add("epochs", epochs, 1, 1000, "passes over each rollout; 1 is strictly on-policy with mini-batches 1")
       .add("mini-batches", mini_batches, 1, 65536, "policy updates a pass")
-      .add("tokens-per-micro-batch", tokens_per_micro_batch, 1, kMany, "tokens run at once; changes memory and speed only")
+      .add("tokens-per-micro-batch", tokens_per_micro_batch, 1, kMany,
+           "tokens run at once; changes memory and speed only")
       .add("dynamic-sampling", dynamic_sampling, "sample on until no group has equal rewards only [DAPO]")
       .add("truncated", truncated, {"keep", "penalise", "mask"},
            "responses cut at the limit: graded as they are, given truncation-penalty, or left out of the loss [T16]")
@@ -67,12 +70,14 @@ Settings Config::settings() {
            "[Dr. GRPO]")
       .add("entropy-coef", entropy_coef, 0.0, kAny, "weight of the entropy bonus")
       .add("kl", kl, {"none", "reward", "loss-k3", "loss-k2"},
-           "KL to the reference: in the reward (k1), in the loss as k3 [GRPO eq. 4] or as k2, whose gradient is the KL's")
+           "KL to the reference: in the reward (k1), in the loss as k3 [GRPO eq. 4] or as k2, whose gradient is the "
+           "KL's")
       .add("kl-coef", kl_coef, 0.0, kAny, "weight of the KL (beta)")
       .add("reference-every", reference_every, 0, kMany, "steps after which the policy becomes the reference; 0 never");
   list.section("critic")
       .add("critic", critic, {"separate", "shared"}, "own network, or a second head on the policy's trunk")
-      .add("critic-head", critic_head, {"zero", "orz"}, "start of the value head: zero, or uniform(-sqrt 5, sqrt 5) [ORZ]")
+      .add("critic-head", critic_head, {"zero", "orz"},
+           "start of the value head: zero, or uniform(-sqrt 5, sqrt 5) [ORZ]")
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of the separate critic")
       .add("critic-mini-batches", critic_mini_batches, 1, 65536, "critic updates a pass")
       .add("critic-warmup-steps", critic_warmup_steps, 0, kMany, "first steps in which only the critic learns")
@@ -99,6 +104,8 @@ Settings Config::settings() {
       .add("prompt", prompt, "text to continue; empty takes a problem of the task")
       .add("problem", problem, 0, kMany, "number of the test problem")
       .add("samples", samples, 1, 65536, "responses to it");
+  list.section("report").add("expected", expected,
+                             "file with the summaries of earlier seeds, one a line; empty for none");
   list.section("bench")
       .add("bench-steps", bench_steps, 1, kMany, "measured steps; the median counts")
       .add("bench-vocab", bench_vocab, 2, kMany, "vocabulary size")
@@ -116,9 +123,26 @@ void demand(bool condition, const std::string& message) {
 void Config::validate() const {
   demand(device == "cpu" || device.starts_with("cuda"), "device is \"" + device + "\", want cpu, cuda or cuda:N");
   demand(split == "train" || split == "test", "split is \"" + split + "\", want train or test");
-  demand(hidden % heads == 0 && hidden / heads % 2 == 0, "hidden is " + std::to_string(hidden) + ", want an even multiple of heads = " + std::to_string(heads));
-  demand(heads % kv_heads == 0, "kv-heads is " + std::to_string(kv_heads) + ", want a divisor of heads = " + std::to_string(heads));
-  demand(!name.empty() && name.find('/') == std::string::npos && name != "." && name != "..", "name is \"" + name + "\", want a plain directory name");
+  demand(hidden % heads == 0 && hidden / heads % 2 == 0,
+         "hidden is " + std::to_string(hidden) + ", want an even multiple of heads = " + std::to_string(heads));
+  demand(heads % kv_heads == 0,
+         "kv-heads is " + std::to_string(kv_heads) + ", want a divisor of heads = " + std::to_string(heads));
+  demand(!name.empty() && name.find('/') == std::string::npos && name != "." && name != "..",
+         "name is \"" + name + "\", want a plain directory name");
+}
+
+void Config::validate_training() const {
+  demand(!model.empty(), "model is empty, want the directory of the model to train: --model DIR");
+  demand(temperature > 0, "temperature is 0, training wants more: a greedy sampler has nothing to compare");
+  demand(top_p == 1,
+         "top-p is below 1, training wants 1: the loss scores the whole distribution, not a truncated one [T9]");
+  demand(algorithm == Algorithm::ppo || group_size > 1,
+         "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or worse response; or "
+         "take ppo");
+  demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
+  demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
+         "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +
+             " with critic shared, want 0: a shared trunk cannot learn values alone; or take critic = separate");
 }
 
 }  // namespace tiny_zero

@@ -1,6 +1,6 @@
 #pragma once
-// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of them; a verb's --help
-// shows the sections that the verb reads.
+// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of them; a verb's
+// --help shows the sections that the verb reads.
 
 #include <string>
 
@@ -60,8 +60,8 @@ struct Config {
   Algorithm algorithm = Algorithm::grpo;
   int64_t num_steps = 100;
   int64_t prompts_per_step = 32;
-  int64_t group_size = 16;       // G
-  int64_t epochs = 1;            // mu in [GRPO, iterative]
+  int64_t group_size = 16;  // G
+  int64_t epochs = 1;       // mu in [GRPO, iterative]
   int64_t mini_batches = 1;
   int64_t tokens_per_micro_batch = 4096;
   bool dynamic_sampling = false;
@@ -118,6 +118,9 @@ struct Config {
   int64_t problem = 0;
   int64_t samples = 1;
 
+  // report
+  std::string expected;
+
   // bench
   int64_t bench_steps = 5;
   int64_t bench_vocab = 256;
@@ -128,6 +131,8 @@ struct Config {
   Settings settings();
   /// Checks what no single range can say. Throws std::invalid_argument with names, values and the way out.
   void validate() const;
+  /// Likewise what only training demands.
+  void validate_training() const;
 };
 
 }  // namespace tiny_zero

@@ -30,14 +30,16 @@ Loaded load(const Config& config) {
 }
 
 SamplingOptions sampling_options(const Config& config, double temperature) {
-  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch, static_cast<uint64_t>(config.seed)};
+  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch,
+          static_cast<uint64_t>(config.seed)};
 }
 
 Json to_json(const Estimate& estimate) {
   return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
 }
 
-/// The answer that most of a problem's responses give; ties go to the one given first. Responses without one do not vote.
+/// The answer that most of a problem's responses give; ties go to the one given first. Responses without one do not
+/// vote.
 bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
   std::map<std::string, int64_t> votes;
   int64_t most = 0;
@@ -82,11 +84,13 @@ Json shares(const Task& task, const Rollout& rollout) {
 Estimate estimate_mean(const std::vector<double>& values) {
   const auto n = static_cast<double>(values.size());
   double mean = 0, variance = 0;
-  for (const double value : values) mean += value / n;
+  for (const double value : values) mean += value;
+  mean /= n;
   for (const double value : values) variance += (value - mean) * (value - mean) / n;
   const double coin = mean * (1 - mean);
-  const double size = variance > 0 && coin > 0 ? n * coin / variance : n;
-  constexpr double z = 1.959964;  // the normal law's 97.5 % quantile
+  const double size =
+      variance > 1e-12 && coin > 0 ? n * coin / variance : n;  // equal values: nothing known of their spread
+  constexpr double z = 1.959964;                               // the normal law's 97.5 % quantile
   const double centre = (mean + z * z / (2 * size)) / (1 + z * z / size);
   const double half = z / (1 + z * z / size) * std::sqrt(coin / size + z * z / (4 * size * size));
   return {mean, std::max(0.0, centre - half), std::min(1.0, centre + half)};
@@ -113,8 +117,12 @@ Json evaluate(const Config& config, const Task& task) {
   Stopwatch watch;
   const int64_t k = config.eval_samples;
   const Rollout sampled = run(config.temperature, k, kSampledDraw);
-  Json report = {{"model", config.model}, {"split", config.split}, {"problems", config.eval_problems}, {"samples", k},
-                 {"temperature", config.temperature}, {"seed", config.seed}};
+  Json report = {{"model", config.model},
+                 {"split", config.split},
+                 {"problems", config.eval_problems},
+                 {"samples", k},
+                 {"temperature", config.temperature},
+                 {"seed", config.seed}};
   const auto add = [&](const std::string& name, const std::vector<double>& values) {
     report[name] = to_json(estimate_mean(values));
   };
@@ -144,16 +152,16 @@ Json evaluate(const Config& config, const Task& task) {
   if (config.json != "-") {
     for (const auto& [name, value] : report.items()) {
       if (value.is_object() && value.contains("mean")) {
-        std::printf("%-34s %6.3f   [%.3f, %.3f]\n", name.c_str(), value["mean"].get<double>(), value["low"].get<double>(),
-                    value["high"].get<double>());
+        std::printf("%-34s %6.3f   [%.3f, %.3f]\n", name.c_str(), value["mean"].get<double>(),
+                    value["low"].get<double>(), value["high"].get<double>());
       } else if (value.is_number_float()) {
         std::printf("%-34s %6.3f\n", name.c_str(), value.get<double>());
       }
     }
     for (const auto& [name, share] : report["shares"].items()) {
       std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
-                  share["share"].is_null() ? "-" : share["share"].dump().substr(0, 5).c_str(), share["hits"].get<long>(),
-                  share["trials"].get<long>());
+                  share["share"].is_null() ? "-" : share["share"].dump().substr(0, 5).c_str(),
+                  share["hits"].get<long>(), share["trials"].get<long>());
     }
   }
   if (config.json == "-") std::cout << report.dump(2) << '\n';
@@ -161,8 +169,11 @@ Json evaluate(const Config& config, const Task& task) {
   if (!config.responses.empty()) {
     std::ofstream file(config.responses);
     for (int64_t i = 0; i < sampled.size(); ++i) {
-      const Json line = {{"problem", i / k}, {"prompt", sampled.problem_of(i).prompt}, {"response", sampled.texts[i]},
-                         {"reward", sampled.grades[i].score}, {"correct", sampled.grades[i].correct},
+      const Json line = {{"problem", i / k},
+                         {"prompt", sampled.problem_of(i).prompt},
+                         {"response", sampled.texts[i]},
+                         {"reward", sampled.grades[i].score},
+                         {"correct", sampled.grades[i].correct},
                          {"reflected", sampled.grades[i].reflected}};
       file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
     }
@@ -172,7 +183,8 @@ Json evaluate(const Config& config, const Task& task) {
 
 void generate(const Config& config, const Task& task) {
   const Loaded loaded = load(config);
-  const Problem problem = config.prompt.empty() ? task.problem(Split::test, config.problem) : Problem{config.prompt, ""};
+  const Problem problem =
+      config.prompt.empty() ? task.problem(Split::test, config.problem) : Problem{config.prompt, ""};
   Sampler sampler(loaded.model, sampling_options(config, config.temperature));
   Rollout rollout = sampler.sample(loaded.tokenizer, {problem}, config.samples, kGenerateDraw);
   if (config.prompt.empty()) grade(task, rollout);

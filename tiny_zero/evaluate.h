@@ -18,8 +18,8 @@ Estimate estimate_mean(const std::vector<double>& values);
 /// Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k), unbiased.   [Codex eq. 1]
 double pass_at_k(int64_t n, int64_t c, int64_t k);
 
-/// Evaluates config.model on config.eval_problems problems: greedy, avg@k, pass@k, maj@k and the task's own shares. Prints
-/// a table; config.json and config.responses name files for the figures and the responses.
+/// Evaluates config.model on config.eval_problems problems: greedy, avg@k, pass@k, maj@k and the task's own shares.
+/// Prints a table; config.json and config.responses name files for the figures and the responses.
 Json evaluate(const Config& config, const Task& task);
 
 /// Prints responses to config.prompt, or to a problem of the task with their grades.

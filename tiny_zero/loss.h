@@ -2,7 +2,7 @@
 // Losses per token: pure functions of tensors of one shape, (B, T) or the packed (N,) of a micro-batch. All are to be
 // minimised and none reduces: loss_weights() says what each token counts, over the whole step [T2].
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "tiny_zero/config.h"
 
@@ -22,7 +22,8 @@ torch::Tensor policy_loss(const torch::Tensor& log_probs, const torch::Tensor& o
 torch::Tensor policy_clipped(const torch::Tensor& log_probs, const torch::Tensor& old_log_probs,
                              const torch::Tensor& advantages, double clip_low, double clip_high);
 
-/// Estimators of KL(policy || reference) from a token of the policy, with d = log pi_ref - log pi, held in [-20, 20] [T13]:
+/// Estimators of KL(policy || reference) from a token of the policy, with d = log pi_ref - log pi, held in [-20, 20]
+/// [T13]:
 ///   k1 = -d             unbiased; its gradient has mean zero: for the reward, never the loss
 ///   k2 = d^2 / 2        biased value; its gradient is that of the KL
 ///   k3 = e^d - d - 1    unbiased and never negative; its gradient is that of the reverse KL   [GRPO eq. 4]

@@ -1,5 +1,6 @@
 // tiny_zero VERB [--setting value ...]: reads the options, prints them, calls the verb.
 
+#include <ATen/Parallel.h>
 #include <malloc.h>
 
 #include <cxxopts.hpp>
@@ -9,6 +10,7 @@
 #include "tiny_zero/evaluate.h"
 #include "tiny_zero/pretrain.h"
 #include "tiny_zero/progress.h"
+#include "tiny_zero/report.h"
 #include "tiny_zero/trainer.h"
 
 namespace {
@@ -22,21 +24,39 @@ struct Verb {
 };
 
 std::vector<Verb> make_verbs() {
-  return {{"pretrain", "make a tiny base model from the task's base text", {"run", "task", "shape", "pretraining", "optimiser"}, pretrain},
-          {"train", "reinforcement learning with a rule reward: PPO or GRPO",
+  return {{"pretrain",
+           "make a tiny base model from the task's base text",
+           {"run", "task", "shape", "pretraining", "optimiser"},
+           pretrain},
+          {"train",
+           "reinforcement learning with a rule reward: PPO or GRPO",
            {"run", "task", "sampling", "algorithm", "advantages", "loss", "critic", "optimiser"},
-           [](const Config& config, const Settings& settings, const Task& task) { Trainer(config, settings, task).run(); }},
-          {"eval", "measure a model on the task's problems", {"run", "task", "sampling", "evaluation"},
+           [](const Config& config, const Settings& settings, const Task& task) {
+             config.validate_training();
+             Trainer(config, settings, task).run();
+           }},
+          {"eval",
+           "measure a model on the task's problems",
+           {"run", "task", "sampling", "evaluation"},
            [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); }},
-          {"generate", "show responses to one problem or prompt", {"run", "task", "sampling", "generation"},
+          {"generate",
+           "show responses to one problem or prompt",
+           {"run", "task", "sampling", "generation"},
            [](const Config& config, const Settings&, const Task& task) { generate(config, task); }},
-          {"bench", "measure the speed of sampling and updating", {"run", "shape", "sampling", "algorithm", "bench"},
-           [](const Config& config, const Settings&, const Task&) { bench(config); }}};
+          {"bench",
+           "measure the speed of sampling and updating",
+           {"run", "shape", "sampling", "algorithm", "bench"},
+           [](const Config& config, const Settings&, const Task&) { bench(config); }},
+          {"report",
+           "compare a run's figures before and after, and with those of earlier seeds",
+           {"run", "report"},
+           [](const Config& config, const Settings&, const Task&) { report(config); }}};
 }
 
 void print_verbs(const std::vector<Verb>& verbs) {
   std::cout << "tiny_zero VERB [--setting value ...]\n\n";
-  for (const auto& verb : verbs) std::cout << "  " << verb.name << std::string(10 - verb.name.size(), ' ') << verb.help << '\n';
+  for (const auto& verb : verbs)
+    std::cout << "  " << verb.name << std::string(10 - verb.name.size(), ' ') << verb.help << '\n';
   std::cout << "\ntiny_zero VERB --help lists a verb's settings.\n";
 }
 
@@ -45,13 +65,14 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
                   const std::vector<std::string>& sections) {
   cxxopts::Options options("tiny_zero " + verb.name, verb.help);
   options.set_width(120).allow_unrecognised_options();
-  options.add_options()("h,help", "print this text")("recipe", "file of `name = value  # reason` lines; flags override it",
-                                                     cxxopts::value<std::string>());
+  options.add_options()("h,help", "print this text")(
+      "recipe", "file of `name = value  # reason` lines; flags override it", cxxopts::value<std::string>());
   for (const auto& setting : settings) {
     const bool shown = std::find(sections.begin(), sections.end(), setting.section) != sections.end();
     auto value = cxxopts::value<std::string>()->default_value(setting.get());
     if (setting.is_flag) value->implicit_value("true");
-    options.add_options(shown ? setting.section : "other")(setting.name, setting.help + " (" + setting.allowed + ")", value);
+    options.add_options(shown ? setting.section : "other")(setting.name, setting.help + " (" + setting.allowed + ")",
+                                                           value);
   }
   const auto given = options.parse(argc, argv);
   if (given.count("help") > 0) {
@@ -61,7 +82,8 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     return false;
   }
   for (const auto& unknown : given.unmatched()) {
-    settings.find(unknown.substr(std::min(unknown.find_first_not_of('-'), unknown.size())));  // throws with the nearest name
+    settings.find(
+        unknown.substr(std::min(unknown.find_first_not_of('-'), unknown.size())));  // throws with the nearest name
     throw std::invalid_argument("\"" + unknown + "\" is not understood; settings are given as --name value");
   }
   const auto apply = [&](const std::string& only = "") {
@@ -91,8 +113,10 @@ int main(int argc, char** argv) try {
     print_verbs(verbs);
     return 0;
   }
-  const auto verb = std::find_if(verbs.begin(), verbs.end(), [&](const Verb& candidate) { return candidate.name == name; });
-  if (verb == verbs.end()) throw std::invalid_argument("there is no verb \"" + name + "\"; tiny_zero --help lists them");
+  const auto verb =
+      std::find_if(verbs.begin(), verbs.end(), [&](const Verb& candidate) { return candidate.name == name; });
+  if (verb == verbs.end())
+    throw std::invalid_argument("there is no verb \"" + name + "\"; tiny_zero --help lists them");
 
   Config config;
   Settings settings = config.settings();
@@ -106,7 +130,7 @@ int main(int argc, char** argv) try {
   if (!read_options(*verb, argc - 1, argv + 1, config, settings, sections)) return 0;
   config.validate();
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
-  if (config.threads > 0) torch::set_num_threads(static_cast<int>(config.threads));
+  if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   settings.write(std::cout, sections);  // each log opens with the settings that made it
   std::cout << std::endl;
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));

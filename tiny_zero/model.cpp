@@ -51,7 +51,8 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
   const bool possible = std::min({config.vocab_size, config.hidden_size, config.num_layers, config.ffn_size,
                                   heads.num_heads, heads.num_kv_heads, heads.head_dim, config.max_positions}) > 0 &&
                         heads.num_heads % heads.num_kv_heads == 0 && heads.head_dim % 2 == 0;
-  if (!possible) throw std::invalid_argument(path.string() + ": sizes must be positive, heads a multiple of key-value heads");
+  if (!possible)
+    throw std::invalid_argument(path.string() + ": sizes must be positive, heads a multiple of key-value heads");
   return config;
 }
 
@@ -123,18 +124,20 @@ Model::Model(const ModelConfig& config, Head head, torch::Device device) : confi
   }
 
   const int64_t half = config.attention.head_dim / 2;  // angles in double: float loses 1e-4 at position 1e3
-  const Tensor frequency = torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
+  const Tensor frequency =
+      torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
   const Tensor angles = torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
   rope_ = {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
 }
 
 Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device) : Model(config, head, device) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::weights));
   const auto fill = [&](Tensor& weight, double deviation) {
     if (weight.defined()) weight.copy_(torch::empty(weight.sizes()).normal_(0.0, deviation, generator));
   };
-  const double deviation = 0.02, residual_deviation = deviation / std::sqrt(2.0 * static_cast<double>(config.num_layers));
+  const double deviation = 0.02,
+               residual_deviation = deviation / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   fill(embedding_, deviation);
   for (auto& layer : layers_) {
     layer.input_norm.fill_(1.0);
@@ -175,7 +178,7 @@ Model::NamedTensors Model::named_tensors() const {
 }
 
 Model Model::load(const std::filesystem::path& directory, Head head, torch::Device device) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   Model model(ModelConfig::from_file(directory / "config.json"), head, device);
   const auto path = directory / "model.safetensors";
   const auto stored = load_safetensors(path);
@@ -199,7 +202,7 @@ void Model::save(const std::filesystem::path& directory) const {
 }
 
 Model Model::clone(Head head) const {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   Model copy(config_, head, device());
   copy.compute_type_ = compute_type_;
   auto targets = copy.named_tensors();
@@ -230,7 +233,8 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
     const Tensor normed = rms_norm(x, narrow(layer.input_norm), config_.norm_eps);
     const Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
     x = torch::addmm(x, attend(i, qkv), narrow(layer.output_weight).t());
-    const Tensor gate_up = torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps), narrow(layer.gate_up_weight));
+    const Tensor gate_up =
+        torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps), narrow(layer.gate_up_weight));
     x = torch::addmm(x, swiglu(gate_up), narrow(layer.down_weight).t());
   }
   return rms_norm(x, narrow(final_norm_), config_.norm_eps);
@@ -273,7 +277,9 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, 
       }
     }
   }
-  const auto on_device = [&](const std::vector<int64_t>& values) { return torch::tensor(values, torch::kInt64).to(device()); };
+  const auto on_device = [&](const std::vector<int64_t>& values) {
+    return torch::tensor(values, torch::kInt64).to(device());
+  };
   const Tensor sources = on_device(source), row_ids = on_device(rows), position_ids = on_device(positions);
   const Tensor hidden = run_layers(embed(prompts.ids), [&](size_t i, const Tensor& qkv) {
     store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids, position_ids);
@@ -283,7 +289,8 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, 
   return head_logits(hidden.index_select(0, on_device(last)), narrow(weight), config_.used_vocab_size);
 }
 
-Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions, std::vector<KvCache>& cache) const {
+Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,
+                     std::vector<KvCache>& cache) const {
   const Tensor hidden = run_layers(embed(ids), [&](size_t i, const Tensor& qkv) {
     return cached_attention(cache[i], qkv, rope_, config_.attention, rows, positions);
   });

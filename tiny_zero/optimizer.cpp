@@ -17,7 +17,7 @@ AdamW::AdamW(const Tensor& parameters, const Config& config)
       max_grad_norm_(config.max_grad_norm) {}
 
 double AdamW::step(Tensor& parameters, Tensor& gradients, double learning_rate) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   const double norm = gradients.norm().item<double>();
   if (std::isfinite(norm)) {
     if (max_grad_norm_ > 0 && norm > max_grad_norm_) gradients.mul_(max_grad_norm_ / norm);

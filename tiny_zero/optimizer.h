@@ -1,7 +1,7 @@
 #pragma once
 // AdamW on one flat parameter vector, and the learning rate's course.
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "tiny_zero/config.h"
 

@@ -32,7 +32,9 @@ Tensor next_token_loss(const Model& model, const PackedTokens& batch) {
   }
   const Tensor index = torch::tensor(positions, torch::kInt64).to(batch.ids.device());
   const Tensor hidden = model.hidden_states(batch);
-  return -model.log_probs(hidden, index, batch.ids.index_select(0, index + 1), /*temperature=*/1.0, /*with_entropy=*/false)
+  return -model
+              .log_probs(hidden, index, batch.ids.index_select(0, index + 1), /*temperature=*/1.0,
+                         /*with_entropy=*/false)
               .log_probs.mean();
 }
 
@@ -77,9 +79,10 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   Stopwatch watch;
   int64_t timed_tokens = tokens;
   while (tokens < config.pretrain_tokens) {
-    const PackedTokens batch = next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
-    const double learning_rate = config.pretrain_learning_rate *
-                                 (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
+    const PackedTokens batch =
+        next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
+    const double learning_rate =
+        config.pretrain_learning_rate * (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
     const Tensor loss = next_token_loss(*model, batch);
     loss.backward();
     optimizer->step(model->parameters(), model->gradients(), learning_rate);
@@ -89,8 +92,8 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
       const double speed = std::round(static_cast<double>(tokens - timed_tokens) / watch.lap());
       const double mean_loss = std::exchange(loss_sum, 0.0) / kLogEvery;
       timed_tokens = tokens;
-      directory.log_metrics({{"step", update}, {"tokens", tokens}, {"loss", mean_loss}, {"lr", learning_rate},
-                             {"tokens_per_s", speed}});
+      directory.log_metrics(
+          {{"step", update}, {"tokens", tokens}, {"loss", mean_loss}, {"lr", learning_rate}, {"tokens_per_s", speed}});
       if (update % kShowEvery == 0) {
         std::printf("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s\n", static_cast<long>(update),
                     static_cast<long>(tokens), mean_loss, speed);

@@ -1,8 +1,8 @@
 #pragma once
 // Makes the tiny base model: next-token training on the task's base text.
 
-#include "tiny_zero/run_directory.h"
 #include "tiny_zero/reward.h"
+#include "tiny_zero/run_directory.h"
 
 namespace tiny_zero {
 

@@ -35,11 +35,15 @@ void Progress::note(const std::string& line) {
 void Progress::show(const nlohmann::ordered_json& metrics) {
   clear_bar();
   done_ = metrics.at("step").get<int64_t>() + 1;
-  const auto number = [&](const char* name) { return metrics.at(name).is_number() ? metrics.at(name).get<double>() : 0.0; };
-  std::printf("step %4ld  reward %.3f  right %.3f  tokens %5.1f  reflects %.2f  cut %.2f  entropy %.2f  grad %.2f  %5.0f+%-5.0f tok/s  %.1f s\n",
-              static_cast<long>(done_ - 1), number("reward_mean"), number("accuracy"), number("response_tokens_mean"),
-              number("reflection_rate"), number("truncated_rate"), number("entropy"), number("grad_norm"),
-              number("rollout_tokens_per_s"), number("update_tokens_per_s"), number("step_s"));
+  const auto number = [&](const char* name) {
+    return metrics.at(name).is_number() ? metrics.at(name).get<double>() : 0.0;
+  };
+  std::printf(
+      "step %4ld  reward %.3f  right %.3f  tokens %5.1f  reflects %.2f  cut %.2f  entropy %.2f  grad %.2f  "
+      "%5.0f+%-5.0f tok/s  %.1f s\n",
+      static_cast<long>(done_ - 1), number("reward_mean"), number("accuracy"), number("response_tokens_mean"),
+      number("reflection_rate"), number("truncated_rate"), number("entropy"), number("grad_norm"),
+      number("rollout_tokens_per_s"), number("update_tokens_per_s"), number("step_s"));
   if (metrics.contains("skipped")) {
     std::printf("  update skipped: the %s was not finite; the batch is saved in the run's directory\n",
                 metrics.at("skipped").get<std::string>().c_str());

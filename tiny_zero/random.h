@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based randomness: a draw is a pure function of the seed and of what it is for, so nothing depends on the order
-// of calls, and the random state of a run is its seed and its step.
+// Counter-based randomness: a draw is a pure function of the seed and of what it is for, so nothing depends on the
+// order of calls, and the random state of a run is its seed and its step.
 
 #include <cstdint>
 

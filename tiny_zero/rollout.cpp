@@ -37,7 +37,7 @@ Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problem
 }
 
 Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t draw) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
     if (length == 0 || length + options_.max_response_tokens > limit) {
@@ -75,7 +75,8 @@ void Sampler::sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_p
   }
   const auto& end_ids = policy_.config().end_ids;
   const auto device = policy_.device();
-  Tensor logits = policy_.prefill(PackedTokens::from(prompts, device), cache_, group).repeat_interleave(group, /*dim=*/0);
+  Tensor logits =
+      policy_.prefill(PackedTokens::from(prompts, device), cache_, group).repeat_interleave(group, /*dim=*/0);
 
   std::vector<int64_t> active(rows);  // rows of the cache that still grow: finished ones leave and cost nothing
   std::iota(active.begin(), active.end(), int64_t{0});
@@ -119,7 +120,8 @@ void grade(const Task& task, Rollout& rollout) {
 }
 
 Rollout concatenate(const Rollout& a, const Rollout& b) {
-  TORCH_CHECK(a.group_size == b.group_size, "concatenate: group sizes ", a.group_size, " and ", b.group_size, " differ");
+  TORCH_CHECK(a.group_size == b.group_size, "concatenate: group sizes ", a.group_size, " and ", b.group_size,
+              " differ");
   Rollout both = a;
   const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
   append(both.problems, b.problems);
@@ -130,7 +132,8 @@ Rollout concatenate(const Rollout& a, const Rollout& b) {
   append(both.grades, b.grades);
   const int64_t width = std::max(a.response_ids.size(1), b.response_ids.size(1));
   const auto stack = [&](const Tensor& x, const Tensor& y) {
-    return torch::cat({torch::constant_pad_nd(x, {0, width - x.size(1)}), torch::constant_pad_nd(y, {0, width - y.size(1)})});
+    return torch::cat(
+        {torch::constant_pad_nd(x, {0, width - x.size(1)}), torch::constant_pad_nd(y, {0, width - y.size(1)})});
   };
   both.response_ids = stack(a.response_ids, b.response_ids);
   both.log_probs = stack(a.log_probs, b.log_probs);
@@ -162,7 +165,8 @@ Rollout select_prompts(const Rollout& rollout, const std::vector<int64_t>& promp
   return chosen;
 }
 
-ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses, const torch::Device& device) {
+ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
+                                const torch::Device& device) {
   std::vector<std::vector<int64_t>> sequences;
   std::vector<int64_t> positions, targets, rows, columns;
   int64_t offset = 0;
@@ -185,7 +189,8 @@ ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_
           tensor(columns)};
 }
 
-std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout, std::vector<int64_t> responses, int64_t max_tokens) {
+std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout, std::vector<int64_t> responses,
+                                                int64_t max_tokens) {
   const auto tokens = [&](int64_t i) { return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i]; };
   std::stable_sort(responses.begin(), responses.end(), [&](int64_t a, int64_t b) { return tokens(a) > tokens(b); });
   std::vector<std::vector<int64_t>> batches;

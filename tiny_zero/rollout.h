@@ -1,6 +1,6 @@
 #pragma once
-// Sampling: prompts in, responses with the log-probs they were sampled with out. Token in, token out: text is decoded for
-// the grader only and never encoded again [T21].
+// Sampling: prompts in, responses with the log-probs they were sampled with out. Token in, token out: text is decoded
+// for the grader only and never encoded again [T21].
 
 #include "tiny_zero/model.h"
 #include "tiny_zero/reward.h"
@@ -40,8 +40,8 @@ struct SamplingOptions {
 class Sampler {
  public:
   Sampler(const Model& policy, const SamplingOptions& options) : policy_(policy), options_(options) {}
-  /// Samples `group_size` responses a problem. A response depends on the seed, on `draw` (which call of a run this is) and
-  /// on its place, not on the batch it happened to be in.
+  /// Samples `group_size` responses a problem. A response depends on the seed, on `draw` (which call of a run this is)
+  /// and on its place, not on the batch it happened to be in.
   /// @throws std::invalid_argument if a prompt is empty or does not fit the model with its response
   Rollout sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size, int64_t draw);
   /// The same for prompts that are tokens already: fills everything but problems and texts.
@@ -65,16 +65,18 @@ Rollout select_prompts(const Rollout& rollout, const std::vector<int64_t>& promp
 
 /// A micro-batch: some responses with their prompts, packed, and where each response token stands.
 struct ScoringBatch {
-  PackedTokens tokens;        // prompt + response without its last token, which predicts nothing
-  torch::Tensor positions;    // (N,) rows of the hidden states that predict a response token: logits[t] predict t + 1
-  torch::Tensor targets;      // (N,) the response tokens
+  PackedTokens tokens;          // prompt + response without its last token, which predicts nothing
+  torch::Tensor positions;      // (N,) rows of the hidden states that predict a response token: logits[t] predict t + 1
+  torch::Tensor targets;        // (N,) the response tokens
   torch::Tensor rows, columns;  // (N,) int64 on the CPU: the token's place in the rollout's (B, T) tensors
   /// The (B, T) tensor's entries for these tokens, (N,) on the model's device.
   torch::Tensor pick(const torch::Tensor& table) const { return table.index({rows, columns}).to(targets.device()); }
 };
-ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses, const torch::Device& device);
+ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
+                                const torch::Device& device);
 
 /// Splits responses into micro-batches of at most `max_tokens` tokens (one response at least), like lengths together.
-std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout, std::vector<int64_t> responses, int64_t max_tokens);
+std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout, std::vector<int64_t> responses,
+                                                int64_t max_tokens);
 
 }  // namespace tiny_zero

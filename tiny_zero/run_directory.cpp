@@ -19,7 +19,8 @@ std::map<int64_t, fs::path> list_checkpoints(const fs::path& run) {
   if (!fs::exists(run / "checkpoints")) return found;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
     const std::string name = entry.path().filename();
-    if (name.starts_with("step_") && name.find('.') == std::string::npos) found[std::stoll(name.substr(5))] = entry.path();
+    if (name.starts_with("step_") && name.find('.') == std::string::npos)
+      found[std::stoll(name.substr(5))] = entry.path();
   }
   return found;
 }
@@ -47,7 +48,8 @@ RunDirectory::RunDirectory(const Config& config, const Settings& settings)
                                 (exists ? " after removing the directory" : ""));
   }
   if (!config.resume && exists) {
-    throw std::invalid_argument(path_.string() + " exists already; --resume continues it, another --name starts a new run");
+    throw std::invalid_argument(path_.string() +
+                                " exists already; --resume continues it, another --name starts a new run");
   }
   fs::create_directories(path_ / "checkpoints");
   if (!config.resume) {
@@ -58,7 +60,8 @@ RunDirectory::RunDirectory(const Config& config, const Settings& settings)
   const auto mode = config.resume ? std::ios::app : std::ios::trunc;
   metrics_.open(path_ / "metrics.jsonl", mode);
   samples_.open(path_ / "samples.jsonl", mode);
-  if (!metrics_ || !samples_) throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
+  if (!metrics_ || !samples_)
+    throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
 }
 
 void RunDirectory::append(std::ofstream& file, const Json& line) {
@@ -68,7 +71,8 @@ void RunDirectory::append(std::ofstream& file, const Json& line) {
 }
 
 void RunDirectory::save(int64_t step, Json state, int64_t keep, const std::function<void(const fs::path&)>& write) {
-  const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step)), aside = target.string() + ".partial";
+  const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step)),
+                 aside = target.string() + ".partial";
   fs::remove_all(aside);
   fs::create_directories(aside);
   write(aside);
@@ -99,7 +103,8 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
   if (!state.is_object()) throw std::runtime_error((checkpoint / "state.json").string() + " is missing or broken");
   metrics_.close();
   samples_.close();
-  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) fs::resize_file(path_ / log, state.at("log_bytes").at(log));
+  for (const char* log : {"metrics.jsonl", "samples.jsonl"})
+    fs::resize_file(path_ / log, state.at("log_bytes").at(log));
   metrics_.open(path_ / "metrics.jsonl", std::ios::app);
   samples_.open(path_ / "samples.jsonl", std::ios::app);
   return state;
@@ -107,12 +112,13 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
 
 void save_trained(const fs::path& directory, const std::string& name, const Model& model, const AdamW& optimizer) {
   model.save(directory / name);
-  save_safetensors(directory / (name + "_optimizer.safetensors"),
-                   {{"mean", optimizer.mean}, {"square", optimizer.square}, {"updates", torch::tensor({optimizer.updates})}});
+  save_safetensors(
+      directory / (name + "_optimizer.safetensors"),
+      {{"mean", optimizer.mean}, {"square", optimizer.square}, {"updates", torch::tensor({optimizer.updates})}});
 }
 
-Model load_trained(const fs::path& directory, const std::string& name, Head head, torch::Device device, const Config& config,
-                   std::unique_ptr<AdamW>& optimizer) {
+Model load_trained(const fs::path& directory, const std::string& name, Head head, torch::Device device,
+                   const Config& config, std::unique_ptr<AdamW>& optimizer) {
   Model model = Model::load(directory / name, head, device);
   const fs::path path = directory / (name + "_optimizer.safetensors");
   const auto stored = load_safetensors(path);

@@ -19,15 +19,15 @@ using Json = nlohmann::ordered_json;
 
 class RunDirectory {
  public:
-  /// Creates the directory, or with config.resume opens it. Throws std::invalid_argument if a new run would write over an
-  /// old one, or if there is nothing to resume.
+  /// Creates the directory, or with config.resume opens it. Throws std::invalid_argument if a new run would write over
+  /// an old one, or if there is nothing to resume.
   RunDirectory(const Config& config, const Settings& settings);
 
   void log_metrics(const Json& line) { append(metrics_, line); }
   void log_sample(const Json& line) { append(samples_, line); }
 
-  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is given, `state` is what a
-  /// JSON object can hold. Older checkpoints beyond the newest `keep` are removed.
+  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is given, `state` is what
+  /// a JSON object can hold. Older checkpoints beyond the newest `keep` are removed.
   void save(int64_t step, Json state, int64_t keep, const std::function<void(const std::filesystem::path&)>& write);
   /// The newest whole checkpoint's directory, "" if there is none.
   std::filesystem::path newest_checkpoint() const;
@@ -44,7 +44,8 @@ class RunDirectory {
 };
 
 /// A model and its optimiser in a checkpoint: NAME/ in Hugging Face layout and NAME_optimizer.safetensors.
-void save_trained(const std::filesystem::path& directory, const std::string& name, const Model& model, const AdamW& optimizer);
+void save_trained(const std::filesystem::path& directory, const std::string& name, const Model& model,
+                  const AdamW& optimizer);
 Model load_trained(const std::filesystem::path& directory, const std::string& name, Head head, torch::Device device,
                    const Config& config, std::unique_ptr<AdamW>& optimizer);
 

@@ -56,7 +56,8 @@ void save_safetensors(const std::filesystem::path& path,
     const auto type = std::find_if(kTypes.begin(), kTypes.end(),
                                    [&, &t = tensor](const auto& known) { return known.second == t.scalar_type(); });
     TORCH_CHECK(type != kTypes.end(), "save_safetensors: ", name, " has type ", tensor.scalar_type());
-    header[name] = {{"dtype", type->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, offset + tensor.nbytes()}}};
+    header[name] = {
+        {"dtype", type->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, offset + tensor.nbytes()}}};
     offset += tensor.nbytes();
   }
   std::string text = header.dump();
@@ -73,7 +74,8 @@ void save_safetensors(const std::filesystem::path& path,
     }
   };
   if (file < 0) throw std::runtime_error(path.string() + ": cannot be created: " + std::strerror(errno));
-  const std::unique_ptr<const int, void (*)(const int*)> closer(&file, [](const int* descriptor) { close(*descriptor); });
+  const std::unique_ptr<const int, void (*)(const int*)> closer(&file,
+                                                                [](const int* descriptor) { close(*descriptor); });
   write_all(&header_bytes, sizeof header_bytes);
   write_all(text.data(), text.size());
   for (const auto& [name, tensor] : tensors) {
@@ -91,7 +93,8 @@ std::map<std::string, torch::Tensor> load_safetensors(const std::filesystem::pat
   if (bytes.size() < sizeof header_bytes) fail("is too short for a safetensors file");
   std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
   if (header_bytes > bytes.size() - sizeof header_bytes) {
-    fail("says its header has " + std::to_string(header_bytes) + " bytes, the file has " + std::to_string(bytes.size()));
+    fail("says its header has " + std::to_string(header_bytes) + " bytes, the file has " +
+         std::to_string(bytes.size()));
   }
   const char* text = bytes.data() + sizeof header_bytes;
   const json header = json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);
@@ -104,8 +107,8 @@ std::map<std::string, torch::Tensor> load_safetensors(const std::filesystem::pat
     if (name == "__metadata__") continue;
     try {
       const auto type_name = entry.at("dtype").get<std::string>();
-      const auto type = std::find_if(kTypes.begin(), kTypes.end(),
-                                     [&](const auto& known) { return type_name == known.first; });
+      const auto type =
+          std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& known) { return type_name == known.first; });
       if (type == kTypes.end()) fail("tensor " + name + " has the unsupported type " + type_name);
       const auto offsets = entry.at("data_offsets").get<std::array<uint64_t, 2>>();
       const auto shape = entry.at("shape").get<std::vector<uint64_t>>();
@@ -114,12 +117,13 @@ std::map<std::string, torch::Tensor> load_safetensors(const std::filesystem::pat
         if (__builtin_mul_overflow(size, extent, &size)) fail("tensor " + name + " has an impossible shape");
       }
       if (offsets[0] > offsets[1] || offsets[1] > data.size() || offsets[1] - offsets[0] != size) {
-        fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " + entry.at("data_offsets").dump() +
-             " of " + std::to_string(data.size()) + "; is the file truncated?");
+        fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " +
+             entry.at("data_offsets").dump() + " of " + std::to_string(data.size()) + "; is the file truncated?");
       }
       if (size > 0 && !ranges.emplace(offsets[0], offsets[1]).second) fail("tensor " + name + " overlaps another");
-      tensors[name] = torch::from_blob(data.data() + offsets[0], std::vector<int64_t>(shape.begin(), shape.end()),
-                                       [mapping](void*) {}, torch::TensorOptions(type->second));
+      tensors[name] = torch::from_blob(
+          data.data() + offsets[0], std::vector<int64_t>(shape.begin(), shape.end()), [mapping](void*) {},
+          torch::TensorOptions(type->second));
     } catch (const nlohmann::json::exception& error) {
       fail("tensor " + name + ": " + error.what());
     }

@@ -1,7 +1,8 @@
 #pragma once
-// The safetensors format: an 8-byte header length, a JSON header with type, shape and byte range of each tensor, the bytes.
+// The safetensors format: an 8-byte header length, a JSON header with type, shape and byte range of each tensor, the
+// bytes.
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <filesystem>
 #include <map>

@@ -71,22 +71,24 @@ Settings& Settings::push(const std::string& name, const std::string& help, std::
 Settings& Settings::add(const std::string& name, int64_t& value, int64_t min, int64_t max, const std::string& help) {
   const std::string allowed = range_text("a whole number", min, max, min != std::numeric_limits<int64_t>::min(),
                                          max != std::numeric_limits<int64_t>::max());
-  return push(name, help, allowed, [&value] { return to_text(value); },
-              [=, &value](const std::string& text) {
-                int64_t parsed = 0;
-                if (!from_text(text, parsed) || parsed < min || parsed > max) refuse(name, text, allowed);
-                value = parsed;
-              });
+  return push(
+      name, help, allowed, [&value] { return to_text(value); },
+      [=, &value](const std::string& text) {
+        int64_t parsed = 0;
+        if (!from_text(text, parsed) || parsed < min || parsed > max) refuse(name, text, allowed);
+        value = parsed;
+      });
 }
 
 Settings& Settings::add(const std::string& name, double& value, double min, double max, const std::string& help) {
   const std::string allowed = range_text("a number", min, max, min != -kAny, max != kAny);
-  return push(name, help, allowed, [&value] { return to_text(value); },
-              [=, &value](const std::string& text) {
-                double parsed = 0;  // !(>= and <=) also refuses nan
-                if (!from_text(text, parsed) || !(parsed >= min && parsed <= max)) refuse(name, text, allowed);
-                value = parsed;
-              });
+  return push(
+      name, help, allowed, [&value] { return to_text(value); },
+      [=, &value](const std::string& text) {
+        double parsed = 0;  // !(>= and <=) also refuses nan
+        if (!from_text(text, parsed) || !(parsed >= min && parsed <= max)) refuse(name, text, allowed);
+        value = parsed;
+      });
 }
 
 Settings& Settings::add(const std::string& name, bool& value, const std::string& help) {
@@ -94,23 +96,31 @@ Settings& Settings::add(const std::string& name, bool& value, const std::string&
     if (text != "true" && text != "false") refuse(name, text, "true or false");
     value = text == "true";
   };
-  return push(name, help, "true or false", [&value] { return value ? "true" : "false"; }, set, /*is_flag=*/true);
+  return push(
+      name, help, "true or false", [&value] { return value ? "true" : "false"; }, set, /*is_flag=*/true);
 }
 
 Settings& Settings::add(const std::string& name, std::string& value, const std::string& help) {
-  return push(name, help, "any text", [&value] { return value; }, [&value](const std::string& text) { value = text; });
+  const auto set = [=, &value](const std::string& text) {  // what a recipe could not give back is refused
+    if (text != strip(text) || text.find_first_of("#\r\n") != std::string::npos)
+      refuse(name, text, "text without # or outer blanks");
+    value = text;
+  };
+  return push(
+      name, help, "any text", [&value] { return value; }, set);
 }
 
 Settings& Settings::add_choice(const std::string& name, std::vector<std::string> names, std::function<size_t()> get,
                                std::function<void(size_t)> set, const std::string& help) {
   std::string allowed = "one of";
   for (const auto& choice : names) allowed += (choice == names.front() ? " " : ", ") + choice;
-  return push(name, help, allowed, [=] { return names.at(get()); },
-              [=](const std::string& text) {
-                const auto found = std::find(names.begin(), names.end(), text);
-                if (found == names.end()) refuse(name, text, allowed);
-                set(static_cast<size_t>(found - names.begin()));
-              });
+  return push(
+      name, help, allowed, [=] { return names.at(get()); },
+      [=](const std::string& text) {
+        const auto found = std::find(names.begin(), names.end(), text);
+        if (found == names.end()) refuse(name, text, allowed);
+        set(static_cast<size_t>(found - names.begin()));
+      });
 }
 
 void Settings::append(const Settings& other) { list_.insert(list_.end(), other.begin(), other.end()); }

@@ -37,10 +37,11 @@ class Settings {
   Settings& add(const std::string& name, std::string& value, const std::string& help);
   /// An enum whose values 0, 1, ... are called names[0], names[1], ...
   template <class Enum>
-    requires std::is_enum_v<Enum>
-  Settings& add(const std::string& name, Enum& value, std::vector<std::string> names, const std::string& help) {
-    return add_choice(name, std::move(names), [&value] { return static_cast<size_t>(value); },
-                      [&value](size_t index) { value = static_cast<Enum>(index); }, help);
+  requires std::is_enum_v<Enum> Settings& add(const std::string& name, Enum& value, std::vector<std::string> names,
+                                              const std::string& help) {
+    return add_choice(
+        name, std::move(names), [&value] { return static_cast<size_t>(value); },
+        [&value](size_t index) { value = static_cast<Enum>(index); }, help);
   }
 
   void append(const Settings& other);

@@ -41,7 +41,7 @@ Tensor shaped_rewards(const Rollout& rollout, const Tensor& ref_log_probs, const
 
 /// uniform(-sqrt 5, sqrt 5).   [ORZ]
 void init_head_orz(Model& critic, uint64_t seed) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::value_head));
   const double bound = std::sqrt(5.0);
   critic.value_head().copy_(torch::empty(critic.value_head().sizes()).uniform_(-bound, bound, generator));
@@ -50,8 +50,8 @@ void init_head_orz(Model& critic, uint64_t seed) {
 }  // namespace
 
 void Trainer::run() {
-  Sampler sampler(*policy_, {config_.temperature, config_.top_p, config_.max_response_tokens,
-                                          config_.rollout_batch, static_cast<uint64_t>(config_.seed)});
+  Sampler sampler(*policy_, {config_.temperature, config_.top_p, config_.max_response_tokens, config_.rollout_batch,
+                             static_cast<uint64_t>(config_.seed)});
   Progress progress(step_, config_.num_steps);
   while (step_ < config_.num_steps && !interrupted()) {
     Stopwatch watch;
@@ -60,12 +60,15 @@ void Trainer::run() {
     Experience experience;
     experience.loss_mask = trainable_tokens(rollout, config_.truncated);
     if (reference_) {
-      experience.ref_log_probs = score_log_probs(*reference_, rollout, config_.temperature, config_.tokens_per_micro_batch);
+      experience.ref_log_probs =
+          score_log_probs(*reference_, rollout, config_.temperature, config_.tokens_per_micro_batch);
     }
     const Tensor rewards = shaped_rewards(rollout, experience.ref_log_probs, config_);  // (B, T)
     if (config_.algorithm == Algorithm::grpo) {
       experience.advantages = group_advantages(rewards.sum(/*dim=*/1), config_.group_size, config_.group_std,
-                                               config_.group_epsilon, config_.baseline).unsqueeze(1) * rollout.mask;
+                                               config_.group_epsilon, config_.baseline)
+                                  .unsqueeze(1) *
+                              rollout.mask;
     } else {
       experience.values = score_values(critic_ ? *critic_ : *policy_, rollout, config_.tokens_per_micro_batch);
       const Gae gae = generalized_advantages(rewards, experience.values, rollout.mask, config_.gamma, config_.lambda);
@@ -76,7 +79,8 @@ void Trainer::run() {
     const double update_s = watch.lap();
     wall_s_ += rollout_s + update_s;
     const StepTimes times{rollout_s, update_s, wall_s_};
-    const Json metrics = step_metrics(step_, rollout, experience, stats, times, policy_learning_rate(), device_, config_);
+    const Json metrics =
+        step_metrics(step_, rollout, experience, stats, times, policy_learning_rate(), device_, config_);
     directory_.log_metrics(metrics);
     log_samples(directory_, step_, rollout, config_.samples_per_step);
     ++step_;

@@ -16,7 +16,7 @@ using torch::Tensor;
 /// Runs `score` on every micro-batch without gradient and lays the tokens' results out as (B, T).
 template <class Score>
 Tensor score_tokens(const Model& model, const Rollout& rollout, int64_t max_tokens, const Score& score) {
-  const torch::NoGradGuard no_grad;
+  const at::NoGradGuard no_grad;
   std::vector<int64_t> all(rollout.size());
   std::iota(all.begin(), all.end(), int64_t{0});
   Tensor table = torch::zeros_like(rollout.log_probs);
@@ -49,8 +49,9 @@ std::vector<std::vector<int64_t>> deal(int64_t responses, int64_t parts, uint64_
 Tensor weights_table(const Experience& experience, const std::vector<int64_t>& responses, const Config& config) {
   const Tensor index = torch::tensor(responses, torch::kInt64);
   return torch::zeros(experience.loss_mask.sizes())
-      .index_copy_(0, index, loss_weights(experience.loss_mask.index_select(0, index), config.aggregation,
-                                          config.max_response_tokens));
+      .index_copy_(
+          0, index,
+          loss_weights(experience.loss_mask.index_select(0, index), config.aggregation, config.max_response_tokens));
 }
 
 /// Sums of named quantities, on the model's device until they are read.
@@ -97,7 +98,15 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
   const bool on_policy = config.epochs == 1 && config.mini_batches == 1;
   const bool shared_critic = config.algorithm == Algorithm::ppo && config.critic == CriticNetwork::shared;
   int64_t updates = 0, seen = 0;
-  const auto add_mean = [&](double& mean, double sum) { mean += sum / static_cast<double>(config.epochs * rollout.response_tokens()); };
+  const auto add_mean = [&](double& mean, double sum) {
+    mean += sum / static_cast<double>(config.epochs * rollout.response_tokens());
+  };
+  const auto finish = [&] {
+    for (double* mean : {&stats.grad_norm, &stats.policy_loss, &stats.value_loss}) {
+      *mean /= static_cast<double>(std::max<int64_t>(1, updates));
+    }
+    return stats;
+  };
   for (int64_t epoch = 0; epoch < config.epochs; ++epoch) {
     for (const auto& mini_batch : deal(rollout.size(), config.mini_batches, config.seed, step, epoch)) {
       const Tensor weights = weights_table(experience, mini_batch, config);
@@ -109,7 +118,8 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
             policy.log_probs(hidden, batch.positions, batch.targets, config.temperature, /*with_entropy=*/true);
         const Tensor log_probs = scored.log_probs, sampled = batch.pick(rollout.log_probs);
         const Tensor advantages = batch.pick(experience.advantages), weight = batch.pick(weights);
-        // One update a rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the sampler rounded [T11].
+        // One update a rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the sampler rounded
+        // [T11].
         const Tensor old_log_probs = on_policy ? log_probs.detach() : sampled;
 
         const Tensor policy_term =
@@ -127,15 +137,18 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
           }
         }
         if (shared_critic) {
-          const Tensor value_term = (weight * value_loss(policy.values(hidden, batch.positions), batch.pick(experience.values),
-                                                         batch.pick(experience.returns), config.value_clip)).sum();
+          const Tensor value_term =
+              (weight * value_loss(policy.values(hidden, batch.positions), batch.pick(experience.values),
+                                   batch.pick(experience.returns), config.value_clip))
+                  .sum();
           sums.add("value loss", value_term);
           loss = loss + config.value_coef * value_term;
         }
         loss.backward();
 
         sums.add("entropy", scored.entropies.sum());
-        const Tensor clipped = policy_clipped(log_probs.detach(), old_log_probs, advantages, config.clip_low, config.clip_high);
+        const Tensor clipped =
+            policy_clipped(log_probs.detach(), old_log_probs, advantages, config.clip_low, config.clip_high);
         sums.add("clipped", clipped.sum());
         stats.tokens += batch.tokens.count();
         if (updates == 0) {
@@ -147,15 +160,16 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
       }
       stats.skipped = sums.not_finite({"policy loss", "KL", "entropy", "value loss"});
       if (!stats.skipped.empty()) policy.gradients().zero_();
-      const double norm = stats.skipped.empty() ? optimizer.step(policy.parameters(), policy.gradients(), learning_rate) : 0;
+      const double norm =
+          stats.skipped.empty() ? optimizer.step(policy.parameters(), policy.gradients(), learning_rate) : 0;
       if (!std::isfinite(norm)) stats.skipped = "gradient";
-      if (!stats.skipped.empty()) {
+      if (!stats.skipped.empty()) {  // what was done before this update stays done
         save_safetensors(dump_directory / ("not_finite_step_" + std::to_string(step) + ".safetensors"),
                          {{"response_ids", rollout.response_ids},
                           {"log_probs", rollout.log_probs},
                           {"rewards", rollout.rewards},
                           {"advantages", experience.advantages}});
-        return stats;
+        return finish();
       }
       if (updates == 0) stats.log_prob_gap_mean = sums.get("gap") / static_cast<double>(seen);
       ++updates;
@@ -167,8 +181,7 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
       add_mean(stats.clip_fraction, sums.get("clipped"));
     }
   }
-  for (double* mean : {&stats.grad_norm, &stats.policy_loss, &stats.value_loss}) *mean /= static_cast<double>(updates);
-  return stats;
+  return finish();
 }
 
 double update_critic(Model& critic, AdamW& optimizer, const Rollout& rollout, const Experience& experience,
@@ -185,7 +198,8 @@ double update_critic(Model& critic, AdamW& optimizer, const Rollout& rollout, co
         const ScoringBatch batch = make_scoring_batch(rollout, responses, critic.device());
         const Tensor values = critic.values(critic.hidden_states(batch.tokens), batch.positions);
         const Tensor loss = (batch.pick(weights) * value_loss(values, batch.pick(experience.values),
-                                                              batch.pick(experience.returns), config.value_clip)).sum();
+                                                              batch.pick(experience.returns), config.value_clip))
+                                .sum();
         loss.backward();
         sums.add("value loss", loss);
       }

@@ -22,14 +22,15 @@ struct Experience {
 /// Sums over the step divided once, so that no micro-batch speaks for all [T34]. A mean is over response tokens.
 struct UpdateStats {
   double policy_loss = 0, value_loss = 0;
-  double kl = 0;                   // mean k3 to the reference, nats
-  double entropy = 0;              // mean, nats
-  double clip_fraction = 0;        // share of tokens whose ratio was clipped
-  double ratio_max_deviation = 0;  // largest |pi_theta / pi_sampler - 1| before the first update: 0 but for rounding [T10]
-  double log_prob_gap_mean = 0;    // mean |log pi_theta - log pi_sampler| likewise, nats
-  double grad_norm = 0;            // before scaling; mean over the step's updates
-  int64_t tokens = 0;              // prompt and response tokens that went through the policy
-  std::string skipped;             // the term that was not finite, "" if none: that update changed nothing
+  double kl = 0;             // mean k3 to the reference, nats
+  double entropy = 0;        // mean, nats
+  double clip_fraction = 0;  // share of tokens whose ratio was clipped
+  double ratio_max_deviation =
+      0;  // largest |pi_theta / pi_sampler - 1| before the first update: 0 but for rounding [T10]
+  double log_prob_gap_mean = 0;  // mean |log pi_theta - log pi_sampler| likewise, nats
+  double grad_norm = 0;          // before scaling; mean over the step's updates
+  int64_t tokens = 0;            // prompt and response tokens that went through the policy
+  std::string skipped;           // the term that was not finite, "" if none: that update changed nothing
 };
 
 /// Log-probs of every response token under a model, without gradient.   @return (B, T) float32, 0 beyond the responses

@@ -1,6 +1,7 @@
 // Attention of one new token per row over that row's cached keys and values: the heart of sampling, bound by memory.
 
 #include <ATen/Parallel.h>
+#include <sys/mman.h>
 
 #include <cmath>
 
@@ -18,6 +19,20 @@ using vec::kLanes;
 
 bool fused(const torch::Device& device, torch::Dtype type, int64_t head_dim) {
   return device.is_cpu() && type == torch::kFloat32 && head_dim % kLanes == 0;
+}
+
+/// Sampling jumps through the whole cache at every token: 2 MiB pages spare it most address translations.
+void ask_for_huge_pages(const Tensor& tensor) {
+  constexpr uintptr_t kPage = 4096;
+  const auto begin = (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.nbytes()) / kPage * kPage;
+  if (begin < end)
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing costs nothing
+}
+
+/// Asks for `size` floats to come into the second-level cache.
+void prefetch(const float* from, int64_t size) {
+  for (int64_t i = 0; i < size; i += kLanes) __builtin_prefetch(from + i, /*write=*/0, /*locality=*/2);
 }
 
 /// scores[t] = query . key_t for t in [0, length), sixteen positions of a block side by side.
@@ -63,8 +78,12 @@ KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape, co
   const bool blocked = fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
   const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes, block = blocked ? kLanes : padded;
   // Zeros, not garbage: the twin below multiplies masked keys by zero weights, and 0 * nan is nan.
-  keys = torch::zeros({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
-  values = torch::zeros({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
+  keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
+  values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
+  for (torch::Tensor* tensor : {&keys, &values}) {
+    if (options.device().is_cpu()) ask_for_huge_pages(*tensor);
+    tensor->zero_();
+  }
 }
 
 void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
@@ -82,7 +101,8 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
                         const Tensor& rows, const Tensor& positions) {
   TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width() && qkv.is_contiguous(),
               "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
-  TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0), "cached_attention: one row and position a token");
+  TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0),
+              "cached_attention: one row and position a token");
   if (!fused(qkv.device(), qkv.scalar_type(), shape.head_dim)) {
     return cached_attention_reference(cache, qkv, rope, shape, rows, positions);
   }
@@ -102,6 +122,12 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
       const float* token = from + b * width;
       float* keys = all_keys + (row_of[b] * kv_heads + kv_head) * capacity * dim;
       float* values = all_values + (row_of[b] * kv_heads + kv_head) * capacity * dim;
+      if (item + 1 < end) {  // each item reads memory that nobody has read since the last step: fetch it one item ahead
+        const int64_t next = row_of[(item + 1) / kv_heads] * kv_heads + (item + 1) % kv_heads;
+        const int64_t size = (position_of[(item + 1) / kv_heads] + kLanes) / kLanes * kLanes * dim;
+        prefetch(all_keys + next * capacity * dim, size);
+        prefetch(all_values + next * capacity * dim, size);
+      }
       rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F, rotated.data());
       float* key = keys + position / kLanes * dim * kLanes + position % kLanes;
       for (int64_t d = 0; d < dim; ++d) key[d * kLanes] = rotated[d];
@@ -123,8 +149,10 @@ Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope&
   const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, block = cache.keys.size(4);
   const int64_t blocks = positions.max().item<int64_t>() / block + 1, length = blocks * block;
   const Tensor heads = qkv.view({batch, -1, dim});
-  const Tensor query = apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions).view({batch, kv_heads, -1, dim});
-  const Tensor keys = cache.keys.narrow(2, 0, blocks).index_select(0, rows).transpose(2, 3);  // (B, K, D, blocks, block)
+  const Tensor query =
+      apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions).view({batch, kv_heads, -1, dim});
+  const Tensor keys =
+      cache.keys.narrow(2, 0, blocks).index_select(0, rows).transpose(2, 3);  // (B, K, D, blocks, block)
   const Tensor values = cache.values.narrow(2, 0, length).index_select(0, rows);
   const Tensor scores = torch::matmul(query, keys.reshape({batch, kv_heads, dim, length})).to(torch::kFloat32);
   const Tensor hidden = torch::arange(length, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, length)

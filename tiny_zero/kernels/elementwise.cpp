@@ -14,7 +14,7 @@ using torch::autograd::tensor_list;
 using vec::f32x16;
 using vec::kLanes;
 
-constexpr int64_t kGrainRows = 64;   // rows that are worth a thread
+constexpr int64_t kGrainRows = 64;    // rows that are worth a thread
 constexpr int64_t kWeightChunks = 8;  // partial sums of a weight gradient: fixed, so its bytes do not depend on threads
 
 bool fused(const Tensor& x, int64_t width) {

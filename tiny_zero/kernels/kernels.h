@@ -5,7 +5,8 @@
 // Sequences are packed: the tokens of a batch lie one after another in one (N, ...) tensor, without padding, and
 // `starts` (S + 1 offsets) says where each sequence begins.
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>  // torch/torch.h takes four times as long to compile
 
 #include <vector>
 
@@ -37,8 +38,8 @@ torch::Tensor swiglu_reference(const torch::Tensor& gate_up);
 /// @param qkv (N, (H + 2K) D)   @param starts S + 1 increasing offsets from 0 to N   @return (N, H D)
 torch::Tensor packed_attention(const torch::Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
                                const AttentionShape& shape);
-torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope,
-                                         const std::vector<int64_t>& starts, const AttentionShape& shape);
+torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
+                                         const AttentionShape& shape);
 
 /// Keys and values of one layer for `rows` sequences that are being sampled.
 /// Keys lie in blocks of positions, transposed within a block, so that sixteen scores are computed side by side; the

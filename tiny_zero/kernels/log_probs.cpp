@@ -115,8 +115,9 @@ TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const 
                               int64_t vocab_size, bool with_entropy) {
   TORCH_CHECK(hidden.dim() == 2 && targets.dim() == 1 && hidden.size(0) == targets.size(0) &&
                   hidden.size(1) == weight.size(1) && vocab_size <= weight.size(0) && temperature > 0,
-              "token_log_probs: want hidden (N, d), weight (V' >= ", vocab_size, ", d), targets (N,), temperature > 0, got ",
-              hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(), ", ", temperature);
+              "token_log_probs: want hidden (N, d), weight (V' >= ", vocab_size,
+              ", d), targets (N,), temperature > 0, got ", hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(),
+              ", ", temperature);
   const auto results = HeadLogProbs::apply(hidden, weight, targets, temperature, vocab_size, with_entropy);
   return {results[0], results[1]};
 }
@@ -155,7 +156,8 @@ SampledTokens sample_tokens_reference(const Tensor& logits, const Tensor& unifor
   Tensor log_probs = torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
   if (temperature > 0 && top_p < 1) {
     const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
-    const Tensor cut_sorted = sorted.cumsum(/*dim=*/-1) - sorted >= top_p;  // mass before a token; the first always stays
+    const Tensor cut_sorted =
+        sorted.cumsum(/*dim=*/-1) - sorted >= top_p;  // mass before a token; the first always stays
     const Tensor cut = torch::zeros_like(cut_sorted).scatter(/*dim=*/-1, order, cut_sorted);
     log_probs = torch::log_softmax(log_probs.masked_fill(cut, -INFINITY), /*dim=*/-1);
   }

@@ -1,5 +1,5 @@
-// Causal attention over packed sequences of any length. One work item is one key-value head of one sequence: its keys and
-// values stay in the cache while tiles of query rows pass by, so T x T scores never reach memory.
+// Causal attention over packed sequences of any length. One work item is one key-value head of one sequence: its keys
+// and values stay in the cache while tiles of query rows pass by, so T x T scores never reach memory.
 
 #include <ATen/Parallel.h>
 
@@ -202,8 +202,8 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
 
 Tensor packed_attention(const Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
-  TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width(), "packed_attention: qkv is ", qkv.sizes(), ", want (N, ",
-              shape.qkv_width(), ")");
+  TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width(), "packed_attention: qkv is ", qkv.sizes(),
+              ", want (N, ", shape.qkv_width(), ")");
   TORCH_CHECK(starts.size() >= 2 && starts.front() == 0 && starts.back() == qkv.size(0),
               "packed_attention: starts must run from 0 to N = ", qkv.size(0), ", got ", starts);
   const bool fused = qkv.is_cpu() && qkv.scalar_type() == torch::kFloat32 && shape.head_dim % kLanes == 0;

@@ -20,7 +20,8 @@ inline void rotate(const float* from, const float* cos, const float* sin, int64_
 
 /// @param heads (N, heads, D)   @param positions (N,) int64   @return (N, heads, D) in the type of `heads`
 inline torch::Tensor apply_rope(const torch::Tensor& heads, const Rope& rope, const torch::Tensor& positions) {
-  const auto cos = rope.cos.index_select(0, positions).unsqueeze(1), sin = rope.sin.index_select(0, positions).unsqueeze(1);
+  const auto cos = rope.cos.index_select(0, positions).unsqueeze(1),
+             sin = rope.sin.index_select(0, positions).unsqueeze(1);
   const auto halves = heads.to(torch::kFloat32).chunk(2, /*dim=*/-1);
   const auto rotated = torch::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, /*dim=*/-1);
   return rotated.to(heads.scalar_type());

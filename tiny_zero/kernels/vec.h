@@ -1,5 +1,6 @@
 #pragma once
-// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2, four SSE or NEON ones.
+// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2, four SSE or NEON
+// ones.
 
 #include <cstdint>
 #include <cstring>

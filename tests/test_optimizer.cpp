@@ -1,0 +1,108 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "tiny_zero/optimizer.h"
+
+using namespace tiny_zero;
+using torch::Tensor;
+
+namespace {
+
+/// No clip, no decay, epsilon 0, so that each test turns on what it is about.
+Config plain_config() {
+  Config config;
+  config.beta1 = 0.5;
+  config.beta2 = 0.75;
+  config.adam_epsilon = config.weight_decay = config.max_grad_norm = 0;
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("AdamW: three steps worked by hand, epsilon outside the root and after the correction [T20]") {
+  // beta 0.5 and 0.75, epsilon 1, rate 0.1, p = 1
+  //   g =  2: m =  1,    v = 1,       m^ =  2,         v^ = 4,            p -= 0.1 *  2 / 3               -> 0.933333
+  //   g = -4: m = -1.5,  v = 4.75,    m^ = -2,         v^ = 10.857143,    p -= 0.1 * -2 / 4.295018        -> 0.979899
+  //   g =  0: m = -0.75, v = 3.5625,  m^ = -0.857143,  v^ = 6.162162,     p -= 0.1 * -0.857143 / 3.482370 -> 1.004513
+  Config config = plain_config();
+  config.adam_epsilon = 1;
+  Tensor parameters = torch::ones({1}), gradients = torch::zeros({1});
+  AdamW optimizer(parameters, config);
+  for (const auto& [slope, expected] : {std::pair{2.0, 0.933333}, {-4.0, 0.979899}, {0.0, 1.004513}}) {
+    gradients.fill_(slope);
+    CHECK(optimizer.step(parameters, gradients, 0.1) == doctest::Approx(std::abs(slope)));
+    CHECK(parameters.item<double>() == doctest::Approx(expected).epsilon(1e-6));
+    CHECK(gradients.item<double>() == 0);  // or the next backward pass would add to them
+  }
+  CHECK(optimizer.mean.item<double>() == doctest::Approx(-0.75));
+  CHECK(optimizer.square.item<double>() == doctest::Approx(3.5625));
+  CHECK(optimizer.updates == 3);
+}
+
+TEST_CASE("AdamW: gradients longer than max_grad_norm are scaled to it, shorter ones left alone") {
+  Config config = plain_config();
+  config.max_grad_norm = 1;
+  Tensor parameters = torch::zeros({2}), gradients = torch::tensor({3.0F, 4.0F});
+  AdamW longer(parameters, config), shorter(parameters, config);
+  CHECK(longer.step(parameters, gradients, 0.0) == doctest::Approx(5.0));  // the norm before scaling
+  CHECK(torch::allclose(longer.mean, torch::tensor({0.3F, 0.4F})));        // half of (0.6, 0.8)
+  gradients.copy_(torch::tensor({0.3F, 0.4F}));
+  CHECK(shorter.step(parameters, gradients, 0.0) == doctest::Approx(0.5));
+  CHECK(torch::allclose(shorter.mean, torch::tensor({0.15F, 0.2F})));
+}
+
+TEST_CASE("AdamW: a gradient that is not finite changes nothing but is zeroed") {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    Config config = plain_config();
+    config.weight_decay = 0.1;
+    config.max_grad_norm = 1;
+    Tensor parameters = torch::ones({2}), gradients = torch::tensor({1.0F, bad});
+    AdamW optimizer(parameters, config);
+    CHECK_FALSE(std::isfinite(optimizer.step(parameters, gradients, 0.1)));
+    CHECK(torch::equal(parameters, torch::ones({2})));
+    CHECK(torch::equal(gradients, torch::zeros({2})));
+    CHECK(torch::equal(optimizer.mean, torch::zeros({2})));
+    CHECK(torch::equal(optimizer.square, torch::zeros({2})));
+    CHECK(optimizer.updates == 0);
+  }
+}
+
+TEST_CASE("AdamW: weight decay is decoupled from the moments") {
+  Config config = plain_config();
+  config.weight_decay = 0.1;
+  Tensor parameters = torch::full({2}, 2.0F), gradients = torch::tensor({0.0F, 4.0F});
+  config.adam_epsilon = 1e-8;
+  AdamW optimizer(parameters, config);
+  optimizer.step(parameters, gradients, 0.5);
+  // 2 (1 - 0.5 * 0.1) = 1.9; the second also takes a first Adam step of the rate times the gradient's sign
+  CHECK(torch::allclose(parameters, torch::tensor({1.9F, 1.4F})));
+  CHECK(optimizer.mean[0].item<double>() == 0);
+}
+
+TEST_CASE("AdamW: a step at rate 1e-6 moves every float32 weight by about 1e-6 [T12]") {
+  Tensor parameters = torch::linspace(-1, 1, 1000);
+  const Tensor before = parameters.clone();
+  Tensor gradients = torch::full({1000}, 1e-3F);
+  AdamW optimizer(parameters, plain_config());
+  optimizer.step(parameters, gradients, 1e-6);
+  CHECK(torch::allclose(before - parameters, torch::full({1000}, 1e-6F), /*rtol=*/0.1, /*atol=*/0));
+}
+
+TEST_CASE("scheduled_learning_rate at its corners") {
+  const auto rate = [](Schedule schedule, int64_t step, int64_t warmup = 2, int64_t steps = 12) {
+    return scheduled_learning_rate(/*peak=*/1.0, /*final=*/0.1, schedule, step, warmup, steps);
+  };
+  for (const auto schedule : {Schedule::constant, Schedule::linear, Schedule::cosine}) {
+    CHECK(rate(schedule, 0) == doctest::Approx(0.5));  // the first of two warm-up steps is not 0
+    CHECK(rate(schedule, 1) == doctest::Approx(1.0));
+    CHECK(rate(schedule, 2) == doctest::Approx(1.0));
+    CHECK(rate(schedule, 0, /*warmup=*/0) == doctest::Approx(1.0));
+    CHECK(rate(schedule, 0, /*warmup=*/0, /*steps=*/1) == doctest::Approx(1.0));
+    const double last = schedule == Schedule::constant ? 1.0 : 0.1;
+    CHECK(rate(schedule, 11) == doctest::Approx(last));
+    CHECK(rate(schedule, 30) == doctest::Approx(last));
+  }
+  CHECK(rate(Schedule::linear, 5) == doctest::Approx(0.7));    // a third of the way: 1 - 0.9 / 3
+  CHECK(rate(Schedule::cosine, 5) == doctest::Approx(0.775));  // cos 60 degrees: 0.1 + 0.9 * 0.75
+}

@@ -1,0 +1,467 @@
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <numeric>
+
+#include "tiny_zero/advantage.h"
+#include "tiny_zero/safetensors.h"
+#include "tiny_zero/update.h"
+
+using namespace tiny_zero;
+using torch::Tensor;
+
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr int64_t kEnd = 0;  // ends a response and also pads response_ids, as tempts one to mask by id [T1]
+constexpr int64_t kEverything = 1 << 20, kOneResponse = 1;  // tokens_per_micro_batch
+
+/// A random model whose weights are large enough for its distributions to be far from uniform.
+Model tiny_model(uint64_t seed, Head head = Head::language_model, int64_t vocab_size = 12) {
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = vocab_size;
+  config.hidden_size = 32;
+  config.num_layers = 2;
+  config.attention = {2, 2, 16};
+  config.ffn_size = 64;
+  config.max_positions = 64;
+  config.end_ids = {kEnd};
+  Model model(config, head, seed, torch::kCPU);
+  model.parameters().mul_(3.0);
+  return model;
+}
+
+Config plain_config() {
+  Config config;
+  config.max_grad_norm = 0;
+  config.max_response_tokens = 8;
+  config.tokens_per_micro_batch = kEverything;
+  return config;
+}
+
+Rollout sample(const Model& policy, double temperature = 1.0, int64_t draw = 0) {
+  Sampler sampler(policy, {temperature, /*top_p=*/1.0, /*max_response_tokens=*/8, /*batch=*/512, /*seed=*/1});
+  Rollout rollout = sampler.sample({{1, 2, 3}, {4, 5}, {6}, {7, 3, 2, 1}}, /*group_size=*/8, draw);
+  rollout.rewards = torch::zeros({rollout.size()});
+  return rollout;
+}
+
+/// Three responses of 3, 1 and 2 tokens; the second is nothing but the end token.
+Rollout rollout_by_hand() {
+  Rollout rollout;
+  rollout.prompts = {{1, 2, 3}, {4, 5}, {6}};
+  rollout.response_ids = torch::tensor({{7, 4, 0}, {0, 0, 0}, {5, 3, 0}}, torch::kInt64);
+  rollout.lengths = {3, 1, 2};
+  rollout.finished = {true, true, false};
+  rollout.mask = torch::tensor({{1, 1, 1}, {1, 0, 0}, {1, 1, 0}}).to(torch::kBool);
+  rollout.log_probs = torch::zeros({3, 3});
+  rollout.rewards = torch::zeros({3});
+  return rollout;
+}
+
+Experience experience_of(const Rollout& rollout, const Tensor& advantages) {
+  return {advantages, Tensor(), Tensor(), Tensor(), rollout.mask};
+}
+
+/// Advantages that differ from token to token, of both signs.
+Tensor some_advantages(const Rollout& rollout) {
+  return torch::sin(torch::arange(rollout.mask.numel(), torch::kFloat32)).view(rollout.mask.sizes());
+}
+
+Experience some_experience(const Rollout& rollout) { return experience_of(rollout, some_advantages(rollout)); }
+
+struct TemporaryDirectory {
+  std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("tiny_zero_update_" + std::to_string(getpid()));
+  TemporaryDirectory() { std::filesystem::create_directories(path); }
+  ~TemporaryDirectory() { std::filesystem::remove_all(path); }
+};
+
+struct Step {
+  UpdateStats stats;
+  Tensor gradient;  // of the only update: after it Adam's mean is (1 - beta1) g
+};
+
+/// update_policy() with a fresh optimiser; at rate 0 the policy stays as it is.
+Step step_of(Model& policy, const Rollout& rollout, const Experience& experience, const Config& config,
+             double rate = 0) {
+  AdamW optimizer(policy.parameters(), config);
+  const UpdateStats stats = update_policy(policy, optimizer, rollout, experience, config, rate, /*step=*/0, "/nowhere");
+  return {stats, optimizer.mean / (1 - config.beta1)};
+}
+
+/// log pi of every token of the vocabulary at every response position, (N, V).
+Tensor full_log_probs(const Model& model, const Rollout& rollout) {
+  const at::NoGradGuard no_grad;
+  std::vector<int64_t> all(rollout.size());
+  std::iota(all.begin(), all.end(), int64_t{0});
+  const ScoringBatch batch = make_scoring_batch(rollout, all, torch::kCPU);
+  const Tensor hidden = model.hidden_states(batch.tokens);
+  std::vector<Tensor> columns;
+  for (int64_t v = 0; v < model.config().used_vocab_size; ++v) {
+    columns.push_back(
+        model.log_probs(hidden, batch.positions, torch::full_like(batch.targets, v), 1.0, false).log_probs);
+  }
+  return torch::stack(columns, /*dim=*/1);
+}
+
+double exact_kl(const Model& policy, const Model& reference, const Rollout& rollout) {
+  const Tensor p = full_log_probs(policy, rollout), q = full_log_probs(reference, rollout);
+  return (p.exp() * (p - q)).sum(/*dim=*/1).mean().item<double>();
+}
+
+double exact_entropy(const Model& policy, const Rollout& rollout) {
+  const Tensor p = full_log_probs(policy, rollout);
+  return -(p.exp() * p).sum(/*dim=*/1).mean().item<double>();
+}
+
+bool close(const Tensor& x, const Tensor& expected, double atol = 1e-6) {
+  return torch::allclose(x, expected, /*rtol=*/1e-4, atol);
+}
+
+}  // namespace
+
+TEST_CASE("update_policy: gradient and metrics do not change with the micro-batches [T2, T34]") {
+  Model policy = tiny_model(1, Head::both), reference = tiny_model(2);
+  const Rollout rollout = sample(policy);
+  Experience experience = some_experience(rollout);
+  experience.ref_log_probs = score_log_probs(reference, rollout, 1.0, kEverything);
+  experience.values = torch::zeros_like(rollout.log_probs);
+  experience.returns = some_advantages(rollout) + 1;
+  Config config = plain_config();
+  config.algorithm = Algorithm::ppo;
+  config.critic = CriticNetwork::shared;
+  config.entropy_coef = 0.01;
+  config.kl = KlPlacement::loss_k3;
+  config.kl_coef = 0.1;
+  for (const auto aggregation : {Aggregation::token, Aggregation::sequence, Aggregation::constant}) {
+    config.aggregation = aggregation;
+    config.tokens_per_micro_batch = kEverything;
+    const Step whole = step_of(policy, rollout, experience, config);
+    config.tokens_per_micro_batch = kOneResponse;
+    const Step split = step_of(policy, rollout, experience, config);
+    CHECK(whole.gradient.norm().item<double>() > 1e-3);
+    CHECK(close(split.gradient, whole.gradient));
+    CHECK(split.stats.policy_loss == doctest::Approx(whole.stats.policy_loss).epsilon(1e-4));
+    CHECK(split.stats.value_loss == doctest::Approx(whole.stats.value_loss).epsilon(1e-4));
+    CHECK(split.stats.kl == doctest::Approx(whole.stats.kl).epsilon(1e-4));
+    CHECK(split.stats.entropy == doctest::Approx(whole.stats.entropy).epsilon(1e-4));
+    CHECK(split.stats.entropy == doctest::Approx(exact_entropy(policy, rollout)).epsilon(1e-4));  // not -log p [T32]
+    CHECK(split.stats.tokens == whole.stats.tokens);
+  }
+}
+
+TEST_CASE("update_policy: every response is in one mini-batch of each pass, and means are over all passes") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  Config config = plain_config();
+  const UpdateStats once = step_of(policy, rollout, some_experience(rollout), config).stats;
+  config.epochs = 2;
+  config.mini_batches = 5;
+  const UpdateStats often = step_of(policy, rollout, some_experience(rollout), config).stats;
+  CHECK(often.tokens == 2 * once.tokens);
+  CHECK(often.entropy == doctest::Approx(once.entropy).epsilon(1e-4));
+}
+
+TEST_CASE("update_policy: stats equal hand-worked numbers") {
+  Model policy = tiny_model(1);
+  Rollout rollout = rollout_by_hand();
+  const Tensor now = score_log_probs(policy, rollout, 1.0, kEverything);
+  // Padding is poisoned. On policy the loss is minus the mean of 1, 2, 3, 4, -2, 6, whatever the sampler said [T25].
+  Experience experience =
+      experience_of(rollout, torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, kNan, kNan}, {-2.0F, 6.0F, kNan}}));
+  experience.ref_log_probs = now - std::log(2.0);  // k3 = 1/2 + ln 2 - 1 everywhere
+  rollout.log_probs = now - std::log(1.5);
+  Config config = plain_config();
+  const UpdateStats on_policy = step_of(policy, rollout, experience, config).stats;
+  CHECK(on_policy.policy_loss == doctest::Approx(-14.0 / 6.0));
+  CHECK(on_policy.kl == doctest::Approx(0.193147).epsilon(1e-4));
+  CHECK(on_policy.clip_fraction == 0);
+  CHECK(on_policy.ratio_max_deviation == doctest::Approx(0.5).epsilon(1e-4));
+  CHECK(on_policy.log_prob_gap_mean == doctest::Approx(0.405465).epsilon(1e-4));  // ln 1.5
+  CHECK(on_policy.tokens == 9);  // 3 + 2, 2 + 0, 1 + 1: the last token of a response predicts nothing
+  // Two passes: the ratio is 1.5, clipped to 1.2 but for the negative advantage. -(1.2 * 16 - 1.5 * 2) / 6 = -2.7
+  config.epochs = 2;
+  const UpdateStats off_policy = step_of(policy, rollout, experience, config).stats;
+  CHECK(off_policy.policy_loss == doctest::Approx(-2.7).epsilon(1e-4));
+  CHECK(off_policy.clip_fraction == doctest::Approx(5.0 / 6.0));
+  CHECK(off_policy.kl == doctest::Approx(0.193147).epsilon(1e-4));
+}
+
+TEST_CASE("update_policy: on policy the ratio is 1 to the last bit, in any micro-batch [T11]") {
+  Model policy = tiny_model(1);
+  Rollout rollout = sample(policy);
+  rollout.log_probs = rollout.log_probs + 0.3;  // a sampler that rounds differently, much exaggerated
+  Config config = plain_config();
+  config.clip_low = config.clip_high = 0;  // any other ratio would be clipped
+  config.tokens_per_micro_batch = 40;
+  const Step step = step_of(policy, rollout, some_experience(rollout), config);
+  CHECK(step.stats.clip_fraction == 0);
+  CHECK(step.gradient.norm().item<double>() > 1e-3);
+}
+
+TEST_CASE("update_policy: a large rate makes later mini-batches clip") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  Config config = plain_config();
+  config.epochs = 2;
+  config.mini_batches = 2;
+  CHECK(step_of(policy, rollout, some_experience(rollout), config).stats.clip_fraction == 0);
+  CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05).stats.clip_fraction > 0.05);
+}
+
+TEST_CASE("update_policy: the end token is trained, though its id is that of the padding [T1]") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = rollout_by_hand();
+  const Tensor at_the_end = torch::tensor({{0.0F, 0.0F, 1.0F}, {1.0F, 0.0F, 0.0F}, {0.0F, 0.0F, 0.0F}});
+  const Tensor before = score_log_probs(policy, rollout, 1.0, kEverything);
+  const Step step = step_of(policy, rollout, experience_of(rollout, at_the_end), plain_config(), /*rate=*/1e-3);
+  CHECK(step.gradient.norm().item<double>() > 1e-2);
+  const Tensor gain = score_log_probs(policy, rollout, 1.0, kEverything) - before;
+  CHECK(gain[0][2].item<double>() > 0.01);
+  CHECK(gain[1][0].item<double>() > 0.01);
+}
+
+TEST_CASE("update_policy: a response outside the loss mask counts nowhere [T16]") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = rollout_by_hand();
+  const auto with = [&](float advantage) {
+    const Tensor advantages = torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, 0.0F, 0.0F}, {advantage, advantage, 0.0F}});
+    Experience experience = experience_of(rollout, advantages);
+    experience.loss_mask = rollout.mask.clone();
+    experience.loss_mask[2].zero_();
+    return step_of(policy, rollout, experience, plain_config());
+  };
+  CHECK(with(6.0F).stats.policy_loss == doctest::Approx(-2.5));  // (1 + 2 + 3 + 4) / 4
+  CHECK(close(with(6.0F).gradient, with(-6.0F).gradient));
+}
+
+TEST_CASE("update_policy: with no advantages a KL in the loss moves towards the reference [T33]") {
+  const Model reference = tiny_model(2);
+  for (const auto kl : {KlPlacement::loss_k3, KlPlacement::loss_k2}) {
+    Model policy = tiny_model(1);
+    Config config = plain_config();
+    config.kl = kl;
+    config.kl_coef = 1;
+    AdamW optimizer(policy.parameters(), config);
+    const Rollout first = sample(policy);
+    const double before = exact_kl(policy, reference, first);
+    for (int64_t step = 0; step < 10; ++step) {
+      const Rollout rollout = sample(policy, 1.0, step);
+      Experience experience = experience_of(rollout, torch::zeros_like(rollout.log_probs));
+      experience.ref_log_probs = score_log_probs(reference, rollout, 1.0, kEverything);
+      update_policy(policy, optimizer, rollout, experience, config, /*learning_rate=*/3e-3, step, "/nowhere");
+    }
+    CHECK(before > 0.5);
+    CHECK(exact_kl(policy, reference, first) < 0.7 * before);
+  }
+}
+
+TEST_CASE("update_policy: an entropy bonus raises the entropy") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  Config config = plain_config();
+  config.entropy_coef = 1;
+  const double before = exact_entropy(policy, rollout);
+  step_of(policy, rollout, experience_of(rollout, torch::zeros_like(rollout.log_probs)), config, /*rate=*/3e-3);
+  CHECK(exact_entropy(policy, rollout) > before + 0.01);
+}
+
+TEST_CASE("sampler and trainer see one distribution, at any temperature [T8, T10, T23]") {
+  Model policy = tiny_model(1);
+  for (const double temperature : {1.0, 0.6}) {
+    const Rollout rollout = sample(policy, temperature);
+    Config config = plain_config();
+    config.temperature = temperature;
+    const auto experience = some_experience(rollout);
+    CHECK(step_of(policy, rollout, experience, config).stats.ratio_max_deviation < 1e-4);
+    CHECK(close(score_log_probs(policy, rollout, temperature, /*max_tokens=*/20), rollout.log_probs, 1e-4));
+    config.temperature = 2.0;  // the figure does show a difference
+    CHECK(step_of(policy, rollout, experience, config).stats.ratio_max_deviation > 0.1);
+    CHECK(step_of(policy, rollout, experience, config).stats.log_prob_gap_mean > 0.1);
+  }
+}
+
+TEST_CASE("padded rows of the vocabulary are neither sampled nor scored [T22]") {
+  Model policy = tiny_model(1);
+  policy.parameters().narrow(0, 8 * 32, 4 * 32).mul_(5.0);  // embeddings 8 to 11 become the most attractive
+  CHECK(sample(policy).response_ids.max().item<int64_t>() >= 8);
+  policy.limit_vocabulary(8);
+  const Rollout rollout = sample(policy);
+  CHECK(rollout.response_ids.max().item<int64_t>() < 8);
+  CHECK(close(full_log_probs(policy, rollout).exp().sum(/*dim=*/1), torch::ones({rollout.response_tokens()})));
+  const Step step = step_of(policy, rollout, some_experience(rollout), plain_config());
+  CHECK(step.stats.ratio_max_deviation < 1e-4);
+  CHECK(step.gradient.narrow(0, 8 * 32, 4 * 32).norm().item<double>() == 0);
+}
+
+TEST_CASE("scores: token t is predicted, and its state valued, from what stands before it") {
+  Model model = tiny_model(1, Head::both);
+  model.parameters()
+      .narrow(0, model.parameters().size(0) - 32, 32)
+      .copy_(torch::linspace(-1, 1, 32));  // the value head
+  Rollout rollout = rollout_by_hand();
+  const Tensor log_probs = score_log_probs(model, rollout, 1.0, kEverything),
+               values = score_values(model, rollout, kEverything);
+  const at::NoGradGuard no_grad;
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    auto before = rollout.prompts[i];
+    for (int64_t t = 0; t < rollout.lengths[i]; ++t) {
+      const Tensor hidden = model.hidden_states(PackedTokens::from({before}, torch::kCPU));
+      const Tensor last = torch::tensor({static_cast<int64_t>(before.size()) - 1}), id = rollout.response_ids[i][t];
+      CHECK(close(model.log_probs(hidden, last, id.unsqueeze(0), 1.0, false).log_probs[0], log_probs[i][t], 1e-5));
+      CHECK(close(model.values(hidden, last)[0], values[i][t], 1e-5));
+      before.push_back(id.item<int64_t>());
+    }
+  }
+  CHECK(log_probs[1][1].item<double>() == 0);  // beyond the response
+  CHECK(values.std().item<double>() > 0.1);
+}
+
+TEST_CASE("update_policy and update_critic leave rollout and experience as they are [T3]") {
+  Model policy = tiny_model(1, Head::both), critic = tiny_model(3, Head::value);
+  const Rollout rollout = sample(policy);
+  Experience experience = some_experience(rollout);
+  experience.ref_log_probs = rollout.log_probs - 0.1;
+  experience.values = some_advantages(rollout) + 1;
+  experience.returns = some_advantages(rollout) + 2;
+  const std::vector<Tensor> tensors{rollout.response_ids, rollout.log_probs,     rollout.mask,
+                                    rollout.rewards,      experience.advantages, experience.ref_log_probs,
+                                    experience.values,    experience.returns,    experience.loss_mask};
+  std::vector<Tensor> copies;
+  for (const auto& tensor : tensors) copies.push_back(tensor.clone());
+  const auto lengths = rollout.lengths;
+  Config config = plain_config();
+  config.algorithm = Algorithm::ppo;
+  config.critic = CriticNetwork::shared;
+  config.kl = KlPlacement::loss_k2;
+  config.entropy_coef = config.value_clip = 0.2;
+  config.epochs = config.mini_batches = config.critic_mini_batches = 2;
+  config.tokens_per_micro_batch = 40;
+  CHECK(step_of(policy, rollout, experience, config, /*rate=*/1e-3).stats.skipped.empty());
+  AdamW optimizer(critic.parameters(), config);
+  CHECK(std::isfinite(update_critic(critic, optimizer, rollout, experience, config, 1e-3, 0)));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    CAPTURE(i);
+    CHECK(torch::equal(tensors[i], copies[i]));
+  }
+  CHECK(rollout.lengths == lengths);
+}
+
+TEST_CASE("update_policy: a term that is not finite is named, saved, and changes nothing") {
+  const TemporaryDirectory directory;
+  Model policy = tiny_model(1);
+  const Rollout rollout = rollout_by_hand();
+  for (const std::string term : {"policy loss", "KL"}) {
+    Experience experience = experience_of(rollout, torch::ones({3, 3}));
+    experience.ref_log_probs = torch::zeros({3, 3});
+    (term == "KL" ? experience.ref_log_probs : experience.advantages)[0][1] = kNan;
+    const Tensor before = policy.parameters().clone();
+    AdamW optimizer(policy.parameters(), plain_config());
+    const int64_t step = term == "KL" ? 17 : 16;
+    const auto stats = update_policy(policy, optimizer, rollout, experience, plain_config(), 0.1, step, directory.path);
+    CHECK(stats.skipped == term);
+    CHECK(torch::equal(policy.parameters(), before));
+    CHECK(torch::equal(policy.gradients(), torch::zeros_like(before)));
+    CHECK(optimizer.updates == 0);
+    const auto saved = load_safetensors(directory.path / ("not_finite_step_" + std::to_string(step) + ".safetensors"));
+    CHECK(torch::allclose(saved.at("advantages"), experience.advantages, 0, 0, /*equal_nan=*/true));
+    CHECK(torch::equal(saved.at("response_ids"), rollout.response_ids));
+  }
+}
+
+TEST_CASE("update_policy with bfloat16 products moves float32 weights at rate 1e-6 [T12]") {
+  Model policy = tiny_model(1);
+  policy.set_compute_type(torch::kBFloat16);
+  const Tensor before = policy.parameters().clone();
+  const Rollout rollout = rollout_by_hand();
+  const Step step = step_of(policy, rollout, experience_of(rollout, torch::ones({3, 3})), plain_config(), 1e-6);
+  CHECK((policy.parameters().scalar_type() == torch::kFloat32));
+  const Tensor moved = policy.parameters() != before, wanted = step.gradient.abs() > 1e-4;
+  CHECK(wanted.sum().item<int64_t>() > 1000);
+  CHECK((moved | ~wanted).to(torch::kFloat32).mean().item<double>() > 0.99);
+}
+
+TEST_CASE("a shared critic learns beside the policy, weighted by value_coef") {
+  Model policy = tiny_model(1, Head::both);
+  const Rollout rollout = rollout_by_hand();
+  Experience experience = experience_of(rollout, torch::zeros({3, 3}));
+  experience.values = torch::zeros({3, 3});
+  experience.returns = torch::full({3, 3}, 3.0F);
+  Config config = plain_config();
+  config.algorithm = Algorithm::ppo;
+  config.critic = CriticNetwork::shared;
+  config.value_coef = 0.5;
+  const Step half = step_of(policy, rollout, experience, config);
+  CHECK(half.stats.value_loss == doctest::Approx(4.5));  // the head starts at zero [T19]: (0 - 3)^2 / 2
+  CHECK(half.gradient.norm().item<double>() > 0.1);
+  config.value_coef = 1.0;
+  CHECK(close(step_of(policy, rollout, experience, config).gradient, 2 * half.gradient));
+  AdamW optimizer(policy.parameters(), config);
+  double loss = 4.5;
+  for (int64_t step = 0; step < 20; ++step) {
+    loss = update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere").value_loss;
+  }
+  CHECK(loss < 0.5);
+}
+
+TEST_CASE("update_critic lowers the value loss, in however many micro-batches [T2]") {
+  const Rollout rollout = rollout_by_hand();
+  Experience experience = experience_of(rollout, torch::zeros({3, 3}));
+  experience.values = torch::zeros({3, 3});
+  experience.returns = torch::tensor({{1.0F, 2.0F, 3.0F}, {2.0F, kNan, kNan}, {0.0F, 1.0F, kNan}});
+  Config config = plain_config();
+  Tensor gradients[2];
+  for (const int64_t tokens : {kEverything, kOneResponse}) {
+    config.tokens_per_micro_batch = tokens;
+    Model critic = tiny_model(1, Head::value);
+    AdamW optimizer(critic.parameters(), config);
+    const double first = update_critic(critic, optimizer, rollout, experience, config, 3e-3, 0);
+    CHECK(first == doctest::Approx(19.0 / 12.0));  // (1 + 4 + 9 + 4 + 0 + 1) / 2 / 6
+    gradients[tokens == kOneResponse] = optimizer.mean.clone();
+    double loss = first;
+    for (int64_t step = 1; step < 40; ++step)
+      loss = update_critic(critic, optimizer, rollout, experience, config, 3e-3, step);
+    CHECK(loss < 0.1 * first);
+  }
+  CHECK(close(gradients[1], gradients[0]));
+  experience.returns[0][0] = kNan;
+  Model critic = tiny_model(1, Head::value);
+  const Tensor before = critic.parameters().clone();
+  AdamW optimizer(critic.parameters(), config);
+  CHECK(std::isnan(update_critic(critic, optimizer, rollout, experience, config, 3e-3, 0)));
+  CHECK(torch::equal(critic.parameters(), before));
+  CHECK(critic.gradients().norm().item<double>() == 0);
+}
+
+TEST_CASE("a three-token policy learns its reward, with a group's baseline and with a critic") {
+  for (const auto algorithm : {Algorithm::grpo, Algorithm::ppo}) {
+    Model policy = tiny_model(4, Head::language_model, /*vocab_size=*/3), critic = tiny_model(5, Head::value, 3);
+    Config config = plain_config();
+    config.algorithm = algorithm;
+    config.max_grad_norm = 1;
+    AdamW optimizer(policy.parameters(), config), critic_optimizer(critic.parameters(), config);
+    Sampler sampler(policy, {/*temperature=*/1.0, /*top_p=*/1.0, /*max_response_tokens=*/1, /*batch=*/64, /*seed=*/0});
+    Rollout rollout;
+    for (int64_t step = 0; step < 40; ++step) {
+      rollout = sampler.sample({{1}}, /*group_size=*/16, /*draw=*/step);
+      rollout.rewards = (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
+      Experience experience = experience_of(rollout, Tensor());
+      if (algorithm == Algorithm::grpo) {
+        const Tensor per_response = group_advantages(rollout.rewards, 16, config.group_std, 1e-6, config.baseline);
+        experience.advantages = per_response.unsqueeze(1) * rollout.mask;
+      } else {
+        experience.values = score_values(critic, rollout, kEverything);
+        const Gae gae = generalized_advantages(token_rewards(rollout.rewards, rollout.mask, Tensor(), 0),
+                                               experience.values, rollout.mask, config.gamma, config.lambda);
+        experience.advantages = whiten(gae.advantages, rollout.mask);
+        experience.returns = gae.returns;
+        update_critic(critic, critic_optimizer, rollout, experience, config, 3e-3, step);
+      }
+      update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere");
+    }
+    CHECK(full_log_probs(policy, rollout)[0][2].exp().item<double>() > 0.95);
+  }
+}

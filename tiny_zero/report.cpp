@@ -1,0 +1,141 @@
+#include "tiny_zero/report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace tiny_zero {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<Json> read_lines(const fs::path& path) {
+  std::ifstream file(path);
+  if (!file) throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
+  std::vector<Json> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(Json::parse(line, nullptr, /*allow_exceptions=*/false));
+    if (!lines.back().is_object())
+      throw std::invalid_argument(path.string() + ":" + std::to_string(lines.size()) + " is no JSON object");
+  }
+  return lines;
+}
+
+Json read_file(const fs::path& path) {
+  std::ifstream file(path);
+  const Json content = Json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (!content.is_object())
+    throw std::invalid_argument(path.string() + " is missing or no JSON object; `eval --json` writes it");
+  return content;
+}
+
+/// The figures of an evaluation that the table shows, by name; null where there was nothing to count.
+Json figures(const Json& evaluation) {
+  Json result = Json::object();
+  for (const auto& [name, value] : evaluation.items()) {
+    if (value.is_object() && value.contains("mean")) result[name == "avg@1" ? "accuracy" : name] = value["mean"];
+  }
+  result["response tokens"] = evaluation.at("response_tokens_mean");
+  for (const auto& [name, share] : evaluation.at("shares").items()) result[name] = share.at("share");
+  return result;
+}
+
+/// Mean of a metric over the steps around each: one step's problems are few and the figure noisy.
+std::vector<double> smooth(const std::vector<Json>& metrics, const char* name, int64_t radius) {
+  std::vector<double> result;
+  const auto steps = static_cast<int64_t>(metrics.size());
+  for (int64_t i = 0; i < steps; ++i) {
+    const int64_t first = std::max<int64_t>(0, i - radius), last = std::min(steps - 1, i + radius);
+    double sum = 0;
+    for (int64_t j = first; j <= last; ++j) sum += metrics[j].at(name).get<double>();
+    result.push_back(std::round(sum / static_cast<double>(last - first + 1) * 1e4) / 1e4);
+  }
+  return result;
+}
+
+std::string cell(const Json& value) {
+  char text[32];
+  std::snprintf(text, sizeof text, value.is_number() ? "%.3f" : "-", value.is_number() ? value.get<double>() : 0.0);
+  return text;
+}
+
+/// The first problem that the trained model gets right after a failed check, else the first of all.
+size_t pick_problem(const std::vector<Json>& after) {
+  for (size_t i = 0; i < after.size(); ++i) {
+    if (after[i].at("correct").get<bool>() && after[i].at("reflected").get<bool>()) return i;
+  }
+  return 0;
+}
+
+/// Compares figures with the smallest and largest of earlier seeds, widened by the noise of a measurement of 1,024
+/// problems.
+bool print_band(const std::vector<Json>& earlier, const Json& figures_after) {
+  constexpr double kNoise = 0.03;  // half a 95 % interval of a share near 1/2 over 1,024 problems
+  bool inside = true;
+  std::printf("\nExpected band, from %zu earlier seeds:\n", earlier.size());
+  for (const char* name : {"accuracy", "response tokens", "reflects"}) {
+    double low = INFINITY, high = -INFINITY;
+    for (const auto& line : earlier) {
+      const double value = line.at("after").at(name).get<double>();
+      low = std::min(low, value);
+      high = std::max(high, value);
+    }
+    const double margin = kNoise * (high > 1.5 ? high : 1.0);  // tokens: in proportion
+    const double value = figures_after.at(name).get<double>();
+    const bool fits = value >= low - margin && value <= high + margin;
+    std::printf("  %-18s %8.3f   [%.3f, %.3f]  %s\n", name, value, low - margin, high + margin,
+                fits           ? "inside"
+                : value > high ? "above"
+                               : "below");
+    inside = inside && fits;
+  }
+  return inside;
+}
+
+}  // namespace
+
+void report(const Config& config) {
+  const fs::path directory = fs::path(config.runs_dir) / config.name;
+  const auto metrics = read_lines(directory / "metrics.jsonl");
+  if (metrics.empty())
+    throw std::invalid_argument((directory / "metrics.jsonl").string() + " is empty: train the run first");
+  const Json before = figures(read_file(directory / "before.json")),
+             after = figures(read_file(directory / "after.json"));
+
+  std::printf("\n%-34s %10s %10s\n", "on problems never trained on", "before", "after");
+  for (const auto& [name, value] : before.items()) {
+    std::printf("%-34s %10s %10s\n", name.c_str(), cell(value).c_str(), cell(after.value(name, Json())).c_str());
+  }
+
+  const auto last = read_lines(directory / "after.jsonl");
+  const size_t problem = pick_problem(last);
+  std::printf("\nOne problem (number %zu of the test split) as training went on:\n", problem);
+  for (const char* stage : {"before", "middle", "after"}) {
+    const Json line = read_lines(directory / (std::string(stage) + ".jsonl")).at(problem);
+    std::printf("\n--- %s, reward %g\n%s%s\n", stage, line.at("reward").get<double>(),
+                line.at("prompt").get<std::string>().c_str(), line.at("response").get<std::string>().c_str());
+  }
+
+  const int64_t radius = std::max<int64_t>(1, static_cast<int64_t>(metrics.size()) / 30);
+  const auto accuracy = smooth(metrics, "accuracy", radius), tokens = smooth(metrics, "response_tokens_mean", radius),
+             reflection = smooth(metrics, "reflection_rate", radius);
+  std::ofstream curve(directory / "curve.tsv");
+  curve << "# step accuracy response_tokens reflection, each a mean over " << 2 * radius + 1 << " steps\n";
+  for (size_t i = 0; i < metrics.size(); ++i)
+    curve << i << '\t' << accuracy[i] << '\t' << tokens[i] << '\t' << reflection[i] << '\n';
+  const Json summary = {{"name", config.name},
+                        {"steps", metrics.size()},
+                        {"train_wall_s", metrics.back().at("wall_s")},
+                        {"peak_memory_bytes", metrics.back().at("peak_memory_bytes")},
+                        {"before", before},
+                        {"after", after},
+                        {"accuracy", accuracy},
+                        {"response_tokens", tokens},
+                        {"reflection", reflection}};
+  std::ofstream(directory / "summary.json") << summary.dump() << '\n';
+  if (config.expected.empty()) return;
+  const bool inside = print_band(read_lines(config.expected), after);
+  std::printf("%s\n", inside ? "The run lies in the expected band." : "The run lies outside the expected band.");
+}
+
+}  // namespace tiny_zero
