@@ -1,0 +1,296 @@
+// The transformer: sampling and training see one function, files come back bit for bit, and wrong ones are named.
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "tiny_zero/model.h"
+#include "tiny_zero/safetensors.h"
+
+using namespace tiny_zero;
+using torch::Tensor;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Sequences = std::vector<std::vector<int64_t>>;
+const Sequences kPrompts{{7, 1, 12, 30, 2}, {5}, {9, 9, 4, 33, 21, 0, 17, 8, 6}};
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = 40;
+  config.hidden_size = 32;
+  config.num_layers = 2;
+  config.attention = {4, 2, 16};  // wider than the hidden states
+  config.ffn_size = 48;
+  config.max_positions = 64;
+  config.end_ids = {3};
+  return config;
+}
+
+/// Weights large enough, and biases and norms uneven enough, for every part of the model to show in the logits.
+Model small_model(Head head = Head::language_model, ModelConfig config = small_config()) {
+  const at::NoGradGuard no_grad;
+  Model model(config, head, /*seed=*/1, torch::kCPU);
+  auto generator = at::detail::createCPUGenerator(2);
+  model.parameters().add_(torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.2);
+  return model;
+}
+
+double largest_difference(const Tensor& a, const Tensor& b) {
+  REQUIRE(a.sizes() == b.sizes());
+  return (a - b).abs().max().item<double>();
+}
+
+Tensor ids_of(const std::vector<int64_t>& ids) { return torch::tensor(ids, torch::kInt64); }
+
+/// Log-probs of all tokens after every position of a packed batch, by the way that training takes.   @return (N, V)
+Tensor all_log_probs(const Model& model, const Sequences& sequences) {
+  const at::NoGradGuard no_grad;
+  const auto tokens = PackedTokens::from(sequences, torch::kCPU);
+  const int64_t n = tokens.count(), v = model.config().used_vocab_size;
+  const Tensor positions = torch::arange(n).repeat_interleave(v), targets = torch::arange(v).repeat({n});
+  return model.log_probs(model.hidden_states(tokens), positions, targets, 1.0, false).log_probs.view({n, v});
+}
+
+fs::path fresh_directory() {
+  static int count = 0;
+  const fs::path path =
+      fs::temp_directory_path() / ("tiny_zero_model_" + std::to_string(getpid()) + "_" + std::to_string(count++));
+  fs::create_directories(path);
+  return path;
+}
+
+/// A saved model that is removed at the end.
+struct Saved {
+  explicit Saved(const Model& model) { model.save(path); }
+  ~Saved() { fs::remove_all(path); }
+  Saved(const Saved&) = delete;
+  Saved& operator=(const Saved&) = delete;
+  void set(const std::string& field, const nlohmann::json& value) const {
+    std::ifstream in(path / "config.json");
+    auto fields = nlohmann::json::parse(in);
+    fields[field] = value;
+    if (value.is_discarded()) fields.erase(field);
+    std::ofstream(path / "config.json") << fields;
+  }
+  std::string refusal() const {
+    try {
+      Model::load(path, Head::language_model, torch::kCPU);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "loaded";
+  }
+  fs::path path = fresh_directory();
+};
+
+}  // namespace
+
+TEST_CASE("prefill and cached decoding equal the full forward pass [T23]") {
+  auto separate = small_config();
+  separate.tie_embeddings = false;
+  for (const auto& config : {small_config(), separate}) {
+    const at::NoGradGuard no_grad;
+    const Model model = small_model(Head::language_model, config);
+    auto sequences = kPrompts;
+    auto cache = model.make_cache(/*rows=*/3, /*capacity=*/40);
+    Tensor logits = model.prefill(PackedTokens::from(sequences, torch::kCPU), cache, /*copies=*/1);
+    for (int64_t t = 0; t < 30; ++t) {
+      const auto starts = PackedTokens::from(sequences, torch::kCPU).starts;
+      const Tensor last = ids_of({starts[1] - 1, starts[2] - 1, starts[3] - 1});
+      const Tensor expected = all_log_probs(model, sequences).index_select(0, last);
+      CAPTURE(t);
+      CHECK(largest_difference(torch::log_softmax(logits, 1), expected) < 1e-4);
+      std::vector<int64_t> positions, next;
+      for (size_t s = 0; s < 3; ++s) {
+        positions.push_back(static_cast<int64_t>(sequences[s].size()));
+        next.push_back((7 * t + 11 * static_cast<int64_t>(s)) % 40);
+        sequences[s].push_back(next.back());
+      }
+      logits = model.decode(ids_of(next), ids_of({0, 1, 2}), ids_of(positions), cache);
+    }
+    CHECK(largest_difference(torch::log_softmax(logits[0], 0), torch::log_softmax(logits[1], 0)) >
+          0.1);  // not all alike
+  }
+}
+
+TEST_CASE("a batch gives each sequence what it gets alone [T23]") {
+  const Model model = small_model();
+  const Tensor batched = all_log_probs(model, kPrompts);
+  std::vector<Tensor> alone;
+  for (const auto& prompt : kPrompts) alone.push_back(all_log_probs(model, {prompt}));
+  CHECK(largest_difference(batched, torch::cat(alone)) < 1e-5);
+}
+
+TEST_CASE("a prefill shared by a group equals one of each member") {
+  const at::NoGradGuard no_grad;
+  const Model model = small_model();
+  auto shared = model.make_cache(6, 16), own = model.make_cache(6, 16);
+  const Sequences two{kPrompts[0], kPrompts[2]};
+  const Tensor logits = model.prefill(PackedTokens::from(two, torch::kCPU), shared, /*copies=*/3);
+  const Sequences six{two[0], two[0], two[0], two[1], two[1], two[1]};
+  CHECK(largest_difference(logits.repeat_interleave(3, 0),
+                           model.prefill(PackedTokens::from(six, torch::kCPU), own, 1)) < 1e-5);
+  const Tensor next = ids_of({1, 2, 3, 4, 5, 6}), positions = ids_of({5, 5, 5, 9, 9, 9});
+  const Tensor some = ids_of({1, 3, 4, 5});  // finished responses leave the batch, their rows stay
+  const auto step = [&](auto& cache, const Tensor& rows) {
+    return model.decode(next.index_select(0, rows), rows, positions.index_select(0, rows), cache);
+  };
+  CHECK(largest_difference(step(shared, some), step(own, torch::arange(6)).index_select(0, some)) < 1e-5);
+}
+
+TEST_CASE("the gradient of the whole model is the slope of its loss") {
+  Model model = small_model(Head::both);
+  const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
+  const Tensor positions = ids_of({0, 1, 2, 3, 6, 7, 13}), targets = ids_of({1, 12, 30, 2, 9, 4, 3});
+  const auto loss = [&] {
+    const Tensor hidden = model.hidden_states(tokens);
+    const auto scored = model.log_probs(hidden, positions, targets, 0.8, /*with_entropy=*/true);
+    return scored.log_probs.sum() + 0.5 * scored.entropies.sum() + model.values(hidden, positions).square().sum();
+  };
+  loss().backward();
+  const at::NoGradGuard no_grad;
+  const Tensor start = model.parameters().clone(), gradient = model.gradients().clone();
+  for (uint64_t seed = 0; seed < 4; ++seed) {
+    const Tensor direction = torch::randn(start.sizes(), at::detail::createCPUGenerator(seed), torch::TensorOptions());
+    const double h = 2e-4;
+    model.parameters().copy_(start + h * direction);
+    const double above = loss().item<double>();
+    model.parameters().copy_(start - h * direction);
+    const double below = loss().item<double>();
+    const double promised = (gradient * direction).sum().item<double>();
+    CHECK((above - below) / (2 * h) == doctest::Approx(promised).epsilon(0.02).scale(10));
+  }
+}
+
+TEST_CASE("a saved model comes back bit for bit; a value head that the file lacks starts at zero [T19]") {
+  auto config = small_config();
+  config.tie_embeddings = false;
+  config.rope_theta = 5e5;
+  config.norm_eps = 1e-5;
+  config.end_ids = {3, 17};
+  const Model model = small_model(Head::language_model, config);
+  const Saved saved(model);
+  const Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
+  CHECK(torch::equal(loaded.parameters(), model.parameters()));
+  CHECK(loaded.config().end_ids == config.end_ids);
+  CHECK(
+      torch::equal(all_log_probs(loaded, kPrompts), all_log_probs(model, kPrompts)));  // so theta and eps came back too
+  const Model both = Model::load(saved.path, Head::both, torch::kCPU);
+  CHECK(both.value_head().abs().sum().item<double>() == 0.0);
+  CHECK(torch::equal(all_log_probs(both, kPrompts), all_log_probs(model, kPrompts)));
+  const Model critic = small_model(Head::both);
+  const Saved saved_critic(critic);
+  CHECK(torch::equal(Model::load(saved_critic.path, Head::value, torch::kCPU).value_head(), critic.value_head()));
+}
+
+TEST_CASE("a clone computes the same and shares no memory") {
+  const at::NoGradGuard no_grad;
+  Model model = small_model();
+  model.limit_vocabulary(33);
+  model.set_compute_type(torch::kBFloat16);
+  Model copy = model.clone(Head::language_model);
+  CHECK((copy.compute_type() == torch::kBFloat16));
+  CHECK(torch::equal(copy.parameters(), model.parameters()));
+  const Tensor before = all_log_probs(model, kPrompts);
+  CHECK(torch::equal(all_log_probs(copy, kPrompts), before));
+  copy.parameters().add_(1.0);
+  CHECK(torch::equal(all_log_probs(model, kPrompts), before));
+  const Model critic = model.clone(Head::value);
+  const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
+  CHECK(torch::equal(critic.hidden_states(tokens), model.hidden_states(tokens)));
+  CHECK(critic.value_head().abs().sum().item<double>() == 0.0);
+}
+
+TEST_CASE("padded rows of the vocabulary are neither scored nor sampled [T22]") {
+  const at::NoGradGuard no_grad;
+  Model model = small_model();
+  const auto config = model.config();
+  model.parameters().slice(0, 38 * config.hidden_size, 40 * config.hidden_size).fill_(50.0);  // ids 38 and 39
+  CHECK(all_log_probs(model, kPrompts).slice(1, 38).max().item<double>() > -0.7);             // they would win
+  model.limit_vocabulary(38);
+  const Tensor log_probs = all_log_probs(model, kPrompts);
+  CHECK(largest_difference(log_probs.exp().sum(1), torch::ones({15})) < 1e-5);
+  auto cache = model.make_cache(3, 16);
+  CHECK(model.prefill(PackedTokens::from(kPrompts, torch::kCPU), cache, 1).size(1) == 38);
+  CHECK(model.decode(ids_of({1}), ids_of({0}), ids_of({5}), cache).size(1) == 38);
+  CHECK_THROWS_WITH_AS(model.limit_vocabulary(41), doctest::Contains("41"), std::invalid_argument);
+}
+
+TEST_CASE("a model directory that does not fit is refused with the name of what does not fit") {
+  const Saved saved(small_model());
+  const auto contains = [&](const std::string& part) {
+    const std::string message = saved.refusal();
+    CAPTURE(message);
+    CHECK(message.find(part) != std::string::npos);
+  };
+  const nlohmann::json removed(nlohmann::json::value_t::discarded);
+  const std::vector<std::tuple<std::string, nlohmann::json, nlohmann::json, std::string>> cases{
+      {"model_type", "llama", "qwen2", "model_type"},
+      {"hidden_act", "gelu", "silu", "hidden_act"},
+      {"rope_scaling", {{"type", "yarn"}}, nullptr, "rope_scaling"},
+      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, removed, "rope_parameters"},
+      {"use_sliding_window", true, false, "use_sliding_window"},
+      {"hidden_size", removed, 32, "hidden_size"},
+      {"hidden_size", "wide", 32, "config.json"},
+      {"num_key_value_heads", 3, 2, "config.json"},
+      {"vocab_size", 41, 40, "model.embed_tokens.weight"},
+      {"intermediate_size", 64, 48, "model.layers.0.mlp.gate_proj.weight"},
+      {"num_hidden_layers", 3, 2, "model.layers.2.input_layernorm.weight"},
+      {"tie_word_embeddings", false, true, "lm_head.weight"}};
+  for (const auto& [field, wrong, right, part] : cases) {
+    CAPTURE(field);
+    saved.set(field, wrong);
+    contains(part);
+    saved.set(field, right);
+  }
+  saved.set("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}});  // as transformers 5 writes it
+  saved.set("rope_theta", removed);
+  CHECK(Model::load(saved.path, Head::value, torch::kCPU).config().rope_theta == 5e5);
+  std::ofstream(saved.path / "config.json") << "{";
+  contains("config.json is not a JSON object");
+  fs::remove(saved.path / "config.json");
+  contains("config.json cannot be opened");
+}
+
+TEST_CASE("weights stored as bfloat16 are widened, and bfloat16 products stay near float32's [T12]") {
+  Model model = small_model();
+  const Saved saved(model);
+  std::vector<std::pair<std::string, Tensor>> narrowed;
+  for (const auto& [name, tensor] : load_safetensors(saved.path / "model.safetensors")) {
+    narrowed.emplace_back(name, tensor.to(torch::kBFloat16));
+  }
+  save_safetensors(saved.path / "model.safetensors", narrowed);
+  const Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
+  CHECK(torch::equal(loaded.parameters(), model.parameters().to(torch::kBFloat16).to(torch::kFloat32)));
+
+  const Tensor exact = all_log_probs(model, kPrompts);
+  model.set_compute_type(torch::kBFloat16);
+  const Tensor rounded = all_log_probs(model, kPrompts);
+  CHECK(torch::isfinite(rounded).all().item<bool>());
+  CHECK((rounded.scalar_type() == torch::kFloat32));
+  CHECK(!torch::equal(rounded, exact));
+  CHECK((rounded - exact).abs().mean().item<double>() < 0.1);
+  const Tensor hidden = model.hidden_states(PackedTokens::from(kPrompts, torch::kCPU));
+  model.log_probs(hidden, ids_of({4}), ids_of({3}), 1.0, false).log_probs.sum().backward();
+  CHECK((model.parameters().scalar_type() == torch::kFloat32));
+  CHECK(torch::isfinite(model.gradients()).all().item<bool>());
+  CHECK(model.gradients().abs().sum().item<double>() > 0);
+}
+
+TEST_CASE("values are the value head's product with the hidden states of the given rows") {
+  const at::NoGradGuard no_grad;
+  const Model critic = small_model(Head::value);
+  critic.value_head().fill_(0.5);
+  const Tensor hidden = critic.hidden_states(PackedTokens::from(kPrompts, torch::kCPU));
+  const Tensor values = critic.values(hidden, ids_of({14, 0}));
+  CHECK(largest_difference(values, torch::stack({hidden[14].sum() / 2, hidden[0].sum() / 2})) < 1e-5);
+  CHECK_THROWS_AS(small_model().values(hidden, ids_of({0})), c10::Error);
+}

@@ -1,0 +1,252 @@
+// Sampling: who owns which token. End token 0 is also the padding, so any mask made from ids instead of lengths shows.
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "tiny_zero/metrics.h"
+#include "tiny_zero/rollout.h"
+#include "tiny_zero/update.h"
+
+using namespace tiny_zero;
+using torch::Tensor;
+
+namespace {
+
+using Sequences = std::vector<std::vector<int64_t>>;
+const Sequences kPrompts{{5, 0, 7}, {9}, {1, 2, 3, 4, 5, 6, 7, 8}, {0, 0}, {19, 18, 17, 16}, {9}, {3, 14, 15, 9, 2, 6}};
+
+Model tiny_model(int64_t vocab_size = 24, std::vector<int64_t> end_ids = {0}) {
+  const at::NoGradGuard no_grad;
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = vocab_size;
+  config.hidden_size = 32;
+  config.num_layers = 2;
+  config.attention = {2, 1, 16};
+  config.ffn_size = 32;
+  config.max_positions = 40;
+  config.end_ids = std::move(end_ids);
+  Model model(config, Head::language_model, /*seed=*/1, torch::kCPU);
+  auto generator = at::detail::createCPUGenerator(3);
+  model.parameters().add_(torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.15);
+  return model;
+}
+
+SamplingOptions options(double temperature = 1.0, int64_t batch = 512, uint64_t seed = 7) {
+  return {temperature, /*top_p=*/1.0, /*max_response_tokens=*/20, batch, seed};
+}
+
+double largest_difference(const Tensor& a, const Tensor& b) {
+  REQUIRE(a.sizes() == b.sizes());
+  return (a - b).abs().max().item<double>();
+}
+
+std::vector<int64_t> response(const Rollout& rollout, int64_t i) {
+  const int64_t* ids = rollout.response_ids[i].data_ptr<int64_t>();
+  return {ids, ids + rollout.lengths[i]};
+}
+
+/// Two prompts, two responses each, written by hand.
+Rollout by_hand() {
+  Rollout rollout;
+  rollout.group_size = 2;
+  rollout.prompts = {{10, 11, 12}, {20}};
+  rollout.problems = {{"first", "1"}, {"second", "2"}};
+  rollout.response_ids = torch::tensor({{5, 0, 0}, {7, 0, 0}, {8, 9, 1}, {2, 3, 0}}, torch::kInt64);
+  rollout.lengths = {2, 1, 3, 2};  // the first ends with 0, a real token
+  rollout.finished = {true, false, false, true};
+  rollout.log_probs = -torch::arange(1.0F, 13.0F).view({4, 3});
+  rollout.mask = torch::tensor({{1, 1, 0}, {1, 0, 0}, {1, 1, 1}, {1, 1, 0}}).to(torch::kBool);
+  rollout.texts = {"a", "b", "c", "d"};
+  rollout.grades.resize(4);
+  rollout.rewards = torch::tensor({1.0F, 1.0F, 0.0F, 1.0F});
+  return rollout;
+}
+
+/// The reward is the reference's number plus 10 if the response was finished.
+struct NumberTask : Task {
+  Problem problem(Split, int64_t) const override { return {}; }
+  Reward grade(const Problem& problem, std::string_view, bool finished) const override {
+    return {.score = std::stod(problem.reference) + (finished ? 10 : 0)};
+  }
+  std::string answer(const Problem&, std::string_view) const override { return ""; }
+};
+
+}  // namespace
+
+TEST_CASE("responses do not depend on how many are sampled side by side") {
+  const Model model = tiny_model();
+  const Rollout few = Sampler(model, options(1.0, /*batch=*/4)).sample(kPrompts, 3, 0);
+  const Rollout all = Sampler(model, options(1.0, /*batch=*/64)).sample(kPrompts, 3, 0);
+  CHECK(few.lengths == all.lengths);
+  CHECK(torch::equal(few.response_ids, all.response_ids));
+  CHECK(largest_difference(few.log_probs, all.log_probs) < 1e-4);
+}
+
+TEST_CASE("the same seed and draw give the same bytes, another draw or seed others") {
+  const Model model = tiny_model();
+  Sampler sampler(model, options());
+  const Rollout first = sampler.sample(kPrompts, 2, /*draw=*/5);
+  const Rollout other = sampler.sample(kPrompts, 2, /*draw=*/6);
+  const Rollout again = sampler.sample(kPrompts, 2, /*draw=*/5);  // its cache holds what the others left
+  CHECK(torch::equal(again.response_ids, first.response_ids));
+  CHECK(torch::equal(again.log_probs, first.log_probs));
+  CHECK(response(other, 0) != response(first, 0));
+  CHECK(response(Sampler(model, options(1.0, 512, /*seed=*/8)).sample(kPrompts, 2, 5), 0) != response(first, 0));
+}
+
+TEST_CASE("a response stops with its end token, which counts; a truncated one gets none [T1, T15]") {
+  for (const std::vector<int64_t>& end_ids : Sequences{{0}, {4, 11}}) {
+    const Model model = tiny_model(24, end_ids);
+    const Rollout rollout = Sampler(model, options()).sample(kPrompts, 8, 0);
+    int64_t finished = 0;
+    for (int64_t i = 0; i < rollout.size(); ++i) {
+      const auto ids = response(rollout, i);
+      const auto end = std::find_first_of(ids.begin(), ids.end(), end_ids.begin(), end_ids.end());
+      CHECK(rollout.finished[i] == (end != ids.end()));
+      if (rollout.finished[i]) CHECK(end == ids.end() - 1);
+      if (!rollout.finished[i]) CHECK(ids.size() == 20);
+      CHECK(rollout.mask[i].sum().item<int64_t>() == rollout.lengths[i]);
+      CHECK(rollout.mask[i][rollout.lengths[i] - 1].item<bool>());
+      CHECK(rollout.log_probs[i].slice(0, 0, rollout.lengths[i]).max().item<double>() < 0);
+      CHECK(rollout.log_probs[i].slice(0, rollout.lengths[i]).abs().sum().item<double>() == 0);
+      finished += rollout.finished[i] ? 1 : 0;
+    }
+    CHECK(finished > 5);  // both sorts occur
+    CHECK(rollout.size() - finished > 5);
+  }
+}
+
+TEST_CASE("sampling and scoring see one distribution, at any temperature [T8, T10]") {
+  Model model = tiny_model();
+  model.limit_vocabulary(20);
+  for (const double temperature : {1.0, 0.7}) {
+    CAPTURE(temperature);
+    const Rollout rollout = Sampler(model, options(temperature)).sample(kPrompts, 4, 0);
+    CHECK(rollout.response_ids.max().item<int64_t>() < 20);
+    for (const int64_t max_tokens : {1, 100}) {
+      CHECK(largest_difference(score_log_probs(model, rollout, temperature, max_tokens), rollout.log_probs) < 1e-4);
+    }
+  }
+  SamplingOptions one_token = options();
+  one_token.max_response_tokens = 1;
+  const Rollout first = Sampler(model, one_token).sample({kPrompts[0]}, 4000, 0);
+  const Tensor frequency = torch::bincount(first.response_ids.flatten(), {}, 20) / 4000.0;
+  const Tensor law = torch::zeros({20}).index_put_({first.response_ids.flatten()}, first.log_probs.flatten().exp());
+  CHECK(largest_difference(frequency, law) < 0.035);  // 4.4 standard errors at worst
+}
+
+TEST_CASE("greedy responses of a group are one response") {
+  const Model model = tiny_model();
+  const Rollout rollout = Sampler(model, options(/*temperature=*/0.0)).sample(kPrompts, 3, 0);
+  for (int64_t i = 0; i < rollout.size(); ++i) CHECK(response(rollout, i) == response(rollout, i / 3 * 3));
+}
+
+TEST_CASE("prompts that do not fit are refused, the longest that fits is answered") {
+  const Model model = tiny_model();  // 40 positions, 20 of them for the response
+  Sampler sampler(model, options());
+  CHECK_THROWS_WITH_AS(sampler.sample({std::vector<int64_t>(21, 1)}, 1, 0), doctest::Contains("max-response-tokens"),
+                       std::invalid_argument);
+  CHECK_THROWS_AS(sampler.sample(Sequences{{}}, 1, 0), std::invalid_argument);
+  const Rollout longest = sampler.sample({std::vector<int64_t>(20, 1)}, 8, 0);
+  CHECK(largest_difference(score_log_probs(model, longest, 1.0, 1000), longest.log_probs) < 1e-4);
+}
+
+TEST_CASE("responses keep the sampled ids where their text would be split otherwise [T21]") {
+  const auto tokenizer = Tokenizer::from_file(TEST_DATA_DIR "/tokenizer/gpt2/tokenizer.json");
+  const auto vocab_size = static_cast<int64_t>(tokenizer.vocab_size());
+  const Model model = tiny_model(vocab_size, {12});
+  const Rollout rollout = Sampler(model, options()).sample(tokenizer, {{"abc", "1"}, {"the cat", "2"}}, 4, 0);
+  CHECK(rollout.prompts[1] == tokenizer.encode("the cat"));
+  int64_t split_otherwise = 0;
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    auto ids = response(rollout, i);
+    if (rollout.finished[i]) ids.pop_back();  // the end token is no text
+    CHECK(rollout.texts[i] == tokenizer.decode(ids));
+    split_otherwise += tokenizer.encode(rollout.texts[i]) != ids ? 1 : 0;
+    const auto batch = make_scoring_batch(rollout, {i}, torch::kCPU);
+    CHECK(torch::equal(batch.targets, rollout.response_ids[i].slice(0, 0, rollout.lengths[i])));
+  }
+  CHECK(split_otherwise > 0);  // else this proves nothing
+}
+
+TEST_CASE("a scoring batch points each response token at the position before it") {
+  const Rollout rollout = by_hand();
+  const auto batch = make_scoring_batch(rollout, {2, 0}, torch::kCPU);
+  const auto equals = [](const Tensor& found, const std::vector<int64_t>& wanted) {
+    CHECK(torch::equal(found, torch::tensor(wanted, torch::kInt64)));
+  };
+  equals(batch.tokens.ids, {20, 8, 9, 10, 11, 12, 5});  // the last token of a response predicts nothing
+  CHECK(batch.tokens.starts == std::vector<int64_t>{0, 3, 7});
+  equals(batch.positions, {0, 1, 2, 5, 6});
+  equals(batch.targets, {8, 9, 1, 5, 0});
+  equals(batch.rows, {2, 2, 2, 0, 0});
+  equals(batch.columns, {0, 1, 2, 0, 1});
+  CHECK(torch::equal(batch.pick(rollout.log_probs), torch::tensor({-7.0F, -8.0F, -9.0F, -1.0F, -2.0F})));
+}
+
+TEST_CASE("micro-batches hold every response once and no more tokens than allowed") {
+  Rollout rollout;
+  rollout.group_size = 4;
+  rollout.prompts = {std::vector<int64_t>(6, 1), std::vector<int64_t>(2, 1)};
+  rollout.lengths = {4, 1, 14, 2, 3, 8, 1, 5};  // with prompts 10, 7, 20, 8, 5, 10, 3, 7
+  const std::vector<int64_t> totals{10, 7, 20, 8, 5, 10, 3, 7}, chosen{0, 1, 2, 3, 5, 6, 7};
+  for (const int64_t max_tokens : {1, 10, 17, 20, 1000}) {
+    CAPTURE(max_tokens);
+    std::vector<int64_t> seen;
+    const auto batches = micro_batches(rollout, chosen, max_tokens);
+    for (const auto& batch : batches) {
+      int64_t tokens = 0;
+      for (const int64_t i : batch) tokens += totals[i];
+      CHECK(!batch.empty());
+      CHECK((tokens <= max_tokens || batch.size() == 1));
+      seen.insert(seen.end(), batch.begin(), batch.end());
+    }
+    std::sort(seen.begin(), seen.end());
+    CHECK(seen == chosen);
+    if (max_tokens == 1000) CHECK(batches.size() == 1);
+  }
+}
+
+TEST_CASE("the same prompt twice makes two groups [T29]") {
+  const Model model = tiny_model();
+  Rollout rollout = Sampler(model, options()).sample({{9, 4}, {9, 4}}, 4, 0);
+  CHECK(rollout.size() == 8);
+  std::set<std::vector<int64_t>> different;
+  for (int64_t i = 0; i < 8; ++i) different.insert(response(rollout, i));
+  CHECK(different.size() > 4);  // the second group is no copy of the first
+  rollout.rewards = torch::tensor({1, 1, 1, 1, 0, 0, 1, 0}).to(torch::kFloat32);
+  CHECK(mixed_groups(rollout) == std::vector<int64_t>{1});
+}
+
+TEST_CASE("grades go to the responses of their own problem") {
+  Rollout rollout = by_hand();
+  grade(NumberTask(), rollout);
+  CHECK(torch::equal(rollout.rewards, torch::tensor({11.0F, 1.0F, 2.0F, 12.0F})));
+  CHECK(rollout.grades[3].score == 12.0);
+}
+
+TEST_CASE("rollouts joined and taken apart keep each row's own things") {
+  const Rollout rollout = by_hand();
+  const Rollout narrow = select_prompts(rollout, {0});  // only the first prompt's responses, at most 2 tokens long
+  CHECK(narrow.response_ids.size(1) == 2);
+  const Rollout joined = concatenate(narrow, rollout);  // a narrow table before a wide one
+  CHECK(joined.prompts.size() == 3);
+  const Rollout swapped = select_prompts(joined, {2, 0});
+  CHECK(swapped.prompts == Sequences{{20}, {10, 11, 12}});
+  CHECK(swapped.problems[0].prompt == "second");
+  CHECK(swapped.lengths == std::vector<int64_t>{3, 2, 2, 1});
+  CHECK(swapped.finished == std::vector<bool>{false, true, true, false});
+  CHECK(swapped.texts == std::vector<std::string>{"c", "d", "a", "b"});
+  CHECK(torch::equal(swapped.rewards, torch::tensor({0.0F, 1.0F, 1.0F, 1.0F})));
+  const Tensor rows = torch::tensor({2, 3, 0, 1});
+  CHECK(torch::equal(swapped.response_ids, rollout.response_ids.index_select(0, rows)));
+  CHECK(torch::equal(swapped.mask, rollout.mask.index_select(0, rows)));
+  CHECK(torch::equal(swapped.log_probs * swapped.mask, (rollout.log_probs * rollout.mask).index_select(0, rows)));
+  Rollout other = rollout;
+  other.group_size = 4;
+  CHECK_THROWS_AS(concatenate(rollout, other), c10::Error);
+}

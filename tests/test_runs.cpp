@@ -1,0 +1,376 @@
+// Whole runs of the program: the same seed gives the same bytes, and no way of stopping a run changes where it ends.
+
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <thread>
+
+namespace {
+
+namespace fs = std::filesystem;
+using json = nlohmann::json;
+using Files = std::map<std::string, std::string>;  // path -> bytes
+
+const std::string kRecipe = TEST_DATA_DIR "/../../tasks/countdown/recipes/demo.conf";
+const std::vector<std::string> kTimings{"rollout_tokens_per_s", "update_tokens_per_s", "step_s", "wall_s",
+                                        "peak_memory_bytes"};
+
+/// A directory of its own for these tests, removed at the end.
+struct Workplace {
+  ~Workplace() { fs::remove_all(path); }
+  fs::path path = [] {
+    std::string name = (fs::temp_directory_path() / "tiny_zero_runs_XXXXXX").string();
+    REQUIRE(mkdtemp(name.data()) != nullptr);
+    return fs::path(name);
+  }();
+};
+
+const fs::path& workplace() {
+  static const Workplace place;
+  return place.path;
+}
+fs::path run_path(const std::string& name) { return workplace() / "runs" / name; }
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> read_lines(const fs::path& path) {
+  std::istringstream text(read_file(path));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) lines.push_back(line);
+  return lines;
+}
+
+Files read_tree(const fs::path& directory) {
+  Files files;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (entry.is_regular_file()) files[fs::relative(entry.path(), directory)] = read_file(entry.path());
+  }
+  return files;
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+struct Result {
+  int code;
+  std::string output;
+};
+
+Result tiny_zero(const std::string& arguments) {
+  const fs::path log = workplace() / "output.txt";
+  const int status =
+      std::system((std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1").c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(log)};
+}
+
+/// Starts the program, sends it a signal once `file` has so many lines, and waits for its end.   @return its wait
+/// status
+int stop_at(const std::string& arguments, const fs::path& file, size_t lines, int signal, std::string& output) {
+  const fs::path log = workplace() / "stopped.txt";
+  const std::string command = "exec " + std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1";
+  const pid_t child = fork();
+  if (child == 0) {
+    execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    _exit(127);
+  }
+  int status = 0;
+  bool ended = false;
+  while (read_lines(file).size() < lines && !ended) {
+    ended = waitpid(child, &status, WNOHANG) == child;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  if (!ended) {
+    kill(child, signal);
+    waitpid(child, &status, 0);
+  }
+  output = read_file(log);
+  return status;
+}
+
+/// Options that every verb gets; the model's directory is made at the first call.
+std::string common() { return " --recipe " + kRecipe + " --threads 1 --runs-dir " + (workplace() / "runs").string(); }
+
+std::string pretraining(const std::string& name) {
+  return "pretrain" + common() + " --name " + name + " --layers 1 --hidden 32 --heads 2 --kv-heads 2 --ffn 32" +
+         " --pretrain-batch-tokens 512 --pretrain-tokens 40000";
+}
+
+const std::string& base_model() {
+  static const std::string path = [] {
+    const Result made = tiny_zero(pretraining("base"));
+    INFO(made.output);
+    REQUIRE(made.code == 0);
+    return (run_path("base") / "model").string();
+  }();
+  return path;
+}
+
+constexpr int kSteps = 32;  // enough to be stopped in between
+std::string training(const std::string& name, const std::string& more, int steps = kSteps) {
+  return "train --model " + base_model() + common() + " --name " + name + " --num-steps " + std::to_string(steps) +
+         " --save-every 5 --prompts-per-step 4 --group-size 2 --max-response-tokens 16 --samples-per-step 3" +
+         " --learning-rate 1e-3 " + more;
+}
+
+// The untrained model earns no reward: entropy, KL and the critic's random head keep both algorithms moving.
+const std::string kGrpo = "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2";
+const std::string kPpo =
+    "--algorithm ppo --critic-head orz --lambda 0.9 --mini-batches 2 --critic-mini-batches 2"
+    " --critic-learning-rate 1e-3 --dynamic-sampling --schedule linear";
+
+/// The metrics without what a clock or the system measured.
+std::vector<json> metrics(const std::string& name) {
+  std::vector<json> lines;
+  for (const auto& line : read_lines(run_path(name) / "metrics.jsonl")) {
+    lines.push_back(json::parse(line));
+    for (const auto& timing : kTimings) lines.back().erase(timing);
+  }
+  return lines;
+}
+
+void check_same(const std::string& name, const std::string& expected) {
+  CAPTURE(name);
+  CHECK((metrics(name) == metrics(expected)));  // brackets: doctest need not print it all
+  CHECK(metrics(name).size() == kSteps);
+  CHECK((read_file(run_path(name) / "samples.jsonl") == read_file(run_path(expected) / "samples.jsonl")));
+  const std::string last = "checkpoints/step_" + std::to_string(kSteps);
+  REQUIRE(fs::exists(run_path(name) / last));
+  Files files = read_tree(run_path(name) / last), wanted = read_tree(run_path(expected) / last);
+  json state = json::parse(files.at("state.json")), wanted_state = json::parse(wanted.at("state.json"));
+  CHECK(state["step"] == wanted_state["step"]);
+  CHECK(state["cursor"] == wanted_state["cursor"]);
+  files.erase("state.json");  // it counts seconds and the bytes of the timings
+  wanted.erase("state.json");
+  CHECK(files.size() >= 4);
+  for (const auto& [path, bytes] : wanted) {
+    CAPTURE(path);
+    CHECK((files.contains(path) && files[path] == bytes));
+  }
+  CHECK(files.size() == wanted.size());
+}
+
+/// A run without interruption, made once; its name.
+std::string straight(const std::string& algorithm) {
+  static std::set<std::string> made;
+  const std::string name = algorithm == kPpo ? "straight_ppo" : "straight_grpo";
+  if (made.insert(name).second) {
+    const Result result = tiny_zero(training(name, algorithm));
+    INFO(result.output);
+    REQUIRE(result.code == 0);
+  }
+  return name;
+}
+
+Result resume(const std::string& name, int steps = kSteps) {
+  return tiny_zero("train --resume" + (" --runs-dir " + (workplace() / "runs").string()) + " --name " + name +
+                   " --num-steps " + std::to_string(steps));
+}
+
+}  // namespace
+
+TEST_CASE("the same seed gives the same run, byte for byte, and another seed another") {
+  const std::string first = straight(kGrpo);
+  REQUIRE(tiny_zero(training("again", kGrpo)).code == 0);
+  check_same("again", first);
+  REQUIRE(tiny_zero(training("other_seed", kGrpo + " --seed 1", 2)).code == 0);
+  CHECK(metrics("other_seed")[1] != metrics(first)[1]);
+  const auto lines = metrics(first);
+  CHECK(lines[0]["entropy"] != lines[kSteps - 1]["entropy"]);  // the weights do move
+}
+
+TEST_CASE("a run stopped after 7 steps and resumed equals a straight one [T17]") {
+  for (const std::string& algorithm : {kGrpo, kPpo}) {
+    const std::string name = algorithm == kPpo ? "resumed_ppo" : "resumed_grpo";
+    // A schedule looks at the last step, so this run must know it: it is stopped, not short.
+    std::string output;
+    const int status = stop_at(training(name, algorithm), run_path(name) / "metrics.jsonl", 7, SIGTERM, output);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    REQUIRE(read_lines(run_path(name) / "metrics.jsonl").size() < kSteps);
+    CHECK(resume(name).code == 0);
+    check_same(name, straight(algorithm));
+  }
+  REQUIRE(tiny_zero(training("short", kGrpo, 7)).code == 0);
+  CHECK(resume("short").code == 0);
+  check_same("short", straight(kGrpo));
+  CHECK(resume("short").code == 0);  // nothing is left to do
+  check_same("short", straight(kGrpo));
+}
+
+TEST_CASE("a killed run goes on from its last checkpoint, past a half-written one, and ends the same") {
+  std::string output;
+  const fs::path log = run_path("killed") / "metrics.jsonl";
+  const int status = stop_at(training("killed", kGrpo), log, 8, SIGKILL, output);
+  REQUIRE(WIFSIGNALED(status));  // not at its end already
+  CHECK(fs::exists(run_path("killed") / "checkpoints" / "step_5"));
+  std::ofstream(log, std::ios::app) << "{\"step\": 8, \"rew";  // a line cut in the middle
+  fs::create_directories(run_path("killed") / "checkpoints" / "step_9.partial" / "model");
+  std::ofstream(run_path("killed") / "checkpoints" / "step_9.partial" / "state.json") << "{\"step\": ";
+  const Result resumed = resume("killed");
+  CAPTURE(resumed.output);
+  CHECK(resumed.code == 0);
+  check_same("killed", straight(kGrpo));
+}
+
+TEST_CASE("Ctrl-C saves, exits 0 and prints the command that continues, also before the first step") {
+  const std::vector<std::pair<std::string, std::string>> moments{{"stopped", "metrics.jsonl"},
+                                                                 {"stopped_early", "settings.conf"}};
+  for (const auto& [name, file] : moments) {
+    CAPTURE(name);
+    std::string output;
+    const int status = stop_at(training(name, kGrpo), run_path(name) / file, 3, SIGINT, output);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    REQUIRE(read_lines(run_path(name) / "metrics.jsonl").size() < kSteps);
+    const size_t command = output.find("tiny_zero train --resume");
+    REQUIRE(command != std::string::npos);
+    const size_t verb = command + std::string("tiny_zero ").size();
+    CHECK(tiny_zero(output.substr(verb, output.find('\n', verb) - verb)).code == 0);
+    check_same(name, straight(kGrpo));
+  }
+}
+
+TEST_CASE("pretraining stopped and resumed equals straight pretraining") {
+  const fs::path run = run_path("base_stopped");
+  base_model();
+  std::string output;
+  const int status = stop_at(pretraining("base_stopped"), run / "metrics.jsonl", 1, SIGINT, output);
+  CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+  CHECK(contains(output, "pretrain --resume"));
+  REQUIRE(!fs::exists(run / "model"));
+  CHECK(tiny_zero("pretrain --resume --name base_stopped --runs-dir " + (workplace() / "runs").string()).code == 0);
+  CHECK((read_tree(run / "model") == read_tree(run_path("base") / "model")));
+  CHECK(read_lines(run / "metrics.jsonl").size() == read_lines(run_path("base") / "metrics.jsonl").size());
+}
+
+TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
+  std::istringstream names(
+      "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate reflection_rate "
+      "zero_std_groups kl entropy ratio_max_deviation log_prob_gap_mean clip_fraction policy_loss value_loss "
+      "explained_variance grad_norm lr rollout_tokens_per_s update_tokens_per_s step_s wall_s peak_memory_bytes");
+  const std::set<std::string> documented{std::istream_iterator<std::string>(names), {}};
+  for (const std::string& algorithm : {kGrpo, kPpo}) {
+    int step = 0;
+    for (const auto& text : read_lines(run_path(straight(algorithm)) / "metrics.jsonl")) {
+      const json line = json::parse(text);
+      std::set<std::string> keys;
+      for (const auto& [key, value] : line.items()) keys.insert(key);
+      CHECK(keys == documented);
+      CHECK(line["step"] == step++);
+      CHECK(line["value_loss"].is_number() == (algorithm == kPpo));
+      CHECK(line["kl"].is_number() == (algorithm == kGrpo));
+      CHECK(line["ratio_max_deviation"].get<double>() < 1e-3);  // the sampler is the policy [T10]
+      CHECK(line["peak_memory_bytes"].get<int64_t>() > 10'000'000);
+    }
+    CHECK(step == kSteps);
+  }
+}
+
+TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and touch nothing") {
+  const fs::path old_run = run_path(straight(kGrpo));
+  const Files before = read_tree(old_run);
+  const std::string recipe = (workplace() / "broken.conf").string(), odd = (workplace() / "odd").string();
+  std::ofstream(recipe) << "num-steps = 3\n\nthis is no setting\n";
+  fs::copy(base_model(), odd);
+  json fields = json::parse(read_file(odd + "/config.json"));
+  fields["num_attention_heads"] = 0;
+  fields.erase("head_dim");  // then it is a quotient
+  std::ofstream(odd + "/config.json") << fields;
+  fs::copy(base_model(), odd + "2");
+  fs::resize_file(odd + "2/model.safetensors", fs::file_size(odd + "2/model.safetensors") - 10);
+  const std::string runs = " --runs-dir " + (workplace() / "runs").string();
+  const std::vector<std::pair<std::string, std::vector<std::string>>> mistakes{
+      {training("straight_grpo", ""), {old_run.string(), "--resume"}},
+      {"train --resume --name never_started" + runs, {"never_started", "no checkpoint to resume"}},
+      {training("new", "--learning-rat 1"), {"learning-rat", "nearest is \"learning-rate\""}},
+      {training("new", "--clip-low 2"), {"clip-low", "\"2\"", "at most 1"}},
+      {training("new", "--task chess"), {"chess", "countdown"}},
+      {training("new", "--recipe " + recipe), {recipe + ":3", "this is no setting"}},
+      {training("new", "--model /no/such/model"), {"/no/such/model"}},
+      {"train --name without_model" + runs, {"--model"}},
+      {"eval", {"--model"}},
+      {"generate --model " + odd, {"config.json"}},
+      {"generate --model " + odd + "2", {"model.safetensors", "model.norm.weight"}}};
+  for (const auto& [arguments, parts] : mistakes) {
+    CAPTURE(arguments);
+    const Result result = tiny_zero(arguments);
+    CHECK(result.code == 1);
+    const std::string message =
+        result.output.substr(std::min(result.output.size(), result.output.rfind("tiny_zero: ")));
+    CAPTURE(message);
+    for (const auto& part : parts) {
+      CAPTURE(part);
+      CHECK(contains(message, part));
+    }
+  }
+  CHECK((read_tree(old_run) == before));
+  const Result corrected = tiny_zero(training("new", "", 1));  // the attempts above are not in the way
+  CHECK(corrected.code == 0);
+}
+
+TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each time") {
+  const std::string arguments = "eval --model " + base_model() + common() +
+                                " --eval-problems 6 --eval-samples 4 --max-response-tokens 16 --json - --responses " +
+                                (workplace() / "responses.jsonl").string();
+  const auto evaluate = [&] {
+    const Result result = tiny_zero(arguments);
+    REQUIRE(result.code == 0);
+    json report = json::parse(result.output.substr(result.output.find("\n{")));
+    report.erase("seconds");
+    return report;
+  };
+  const json report = evaluate();
+  for (const std::string name : {"avg@4", "pass@2", "pass@4", "maj@4", "greedy"}) {
+    CAPTURE(name);
+    REQUIRE(report.contains(name));
+    const double mean = report[name]["mean"], low = report[name]["low"], high = report[name]["high"];
+    CHECK((low - 1e-12 <= mean && mean <= high + 1e-12));
+    CHECK(low < high);
+  }
+  CHECK(evaluate() == report);
+  const auto responses = read_lines(workplace() / "responses.jsonl");
+  CHECK(responses.size() == 24);
+  CHECK(json::parse(responses[23])["problem"] == 5);
+}
+
+TEST_CASE("generate shows problem, response and reward, the same each time, or continues a prompt") {
+  const std::string arguments = "generate --model " + base_model() + common() + " --max-response-tokens 16 --samples 2";
+  const Result first = tiny_zero(arguments);
+  CHECK(first.code == 0);
+  CHECK(contains(first.output.substr(first.output.rfind("#")), "reward "));
+  CHECK(tiny_zero(arguments).output == first.output);
+  CHECK(tiny_zero(arguments + " --seed 1").output != first.output);
+  const Result prompted = tiny_zero(arguments + " --prompt '1 + 2'");
+  CHECK(prompted.code == 0);
+  CHECK(contains(prompted.output, "\n1 + 2"));
+}
+
+TEST_CASE("every verb's help lists the settings that it reads") {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> verbs{
+      {"pretrain", {"--layers", "--pretrain-tokens", "--learning-rate", "--countdown-template"}},
+      {"train", {"--group-size", "--clip-low", "--critic-head", "--resume", "--recipe", "--countdown-count-max"}},
+      {"eval", {"--eval-samples", "--json", "--model"}},
+      {"generate", {"--prompt", "--temperature"}},
+      {"bench", {"--bench-steps", "--threads"}}};
+  const std::string overview = tiny_zero("--help").output;
+  for (const auto& [verb, settings] : verbs) {
+    CAPTURE(verb);
+    CHECK(contains(overview, verb));
+    const Result help = tiny_zero(verb + " --help");
+    CHECK(help.code == 0);
+    for (const auto& setting : settings) {
+      CAPTURE(setting);
+      CHECK(contains(help.output, setting));
+    }
+  }
+  CHECK(!contains(tiny_zero("generate --help").output, "--clip-low"));
+}
