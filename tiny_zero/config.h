@@ -40,7 +40,7 @@ struct Config {
   int64_t layers = 4;
   int64_t hidden = 128;
   int64_t heads = 4;
-  int64_t kv_heads = 4;
+  int64_t kv_heads = 2;
   int64_t ffn = 320;
   int64_t max_positions = 1024;
   double rope_theta = 10000.0;
@@ -123,7 +123,7 @@ struct Config {
 
   // bench
   int64_t bench_steps = 5;
-  int64_t bench_vocab = 256;
+  int64_t bench_vocab = 32;
   int64_t prompt_tokens = 16;
   int64_t response_tokens = 96;
 

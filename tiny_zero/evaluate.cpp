@@ -1,5 +1,6 @@
 #include "tiny_zero/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -93,7 +94,7 @@ Estimate estimate_mean(const std::vector<double>& values) {
   constexpr double z = 1.959964;                               // the normal law's 97.5 % quantile
   const double centre = (mean + z * z / (2 * size)) / (1 + z * z / size);
   const double half = z / (1 + z * z / size) * std::sqrt(coin / size + z * z / (4 * size * size));
-  return {mean, std::max(0.0, centre - half), std::min(1.0, centre + half)};
+  return {mean, std::clamp(centre - half, 0.0, mean), std::clamp(centre + half, mean, 1.0)};
 }
 
 double pass_at_k(int64_t n, int64_t c, int64_t k) {

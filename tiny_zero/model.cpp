@@ -36,9 +36,15 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
     config.ffn_size = fields.at("intermediate_size");
     config.attention.num_heads = fields.at("num_attention_heads");
     config.attention.num_kv_heads = fields.value("num_key_value_heads", config.attention.num_heads);
-    config.attention.head_dim = fields.value("head_dim", config.hidden_size / config.attention.num_heads);
+    const int64_t heads = config.attention.num_heads;
+    config.attention.head_dim = fields.value("head_dim", heads > 0 ? config.hidden_size / heads : 0);
     config.max_positions = fields.at("max_position_embeddings");
-    config.rope_theta = fields.value("rope_theta", config.rope_theta);
+    const json rope = fields.value("rope_parameters", json::object());  // where newer files keep rope_theta
+    if (rope.value("rope_type", "default") != "default") {
+      throw std::invalid_argument(path.string() + ": rope_parameters is " + rope.dump() +
+                                  ", supported is rope_type \"default\"");
+    }
+    config.rope_theta = rope.value("rope_theta", fields.value("rope_theta", config.rope_theta));
     config.norm_eps = fields.value("rms_norm_eps", config.norm_eps);
     config.tie_embeddings = fields.value("tie_word_embeddings", false);
     const json end = fields.value("eos_token_id", json());

@@ -43,7 +43,7 @@ Tensor next_token_loss(const Model& model, const PackedTokens& batch) {
 void pretrain(const Config& config, const Settings& settings, const Task& task) {
   constexpr int64_t kLogEvery = 20, kShowEvery = 200, kSaveEvery = 1000;  // updates
   const torch::Device device(config.device);
-  RunDirectory directory(config, settings);
+  RunDirectory directory(config);
   const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
   ModelConfig shape;
   shape.vocab_size = shape.used_vocab_size = static_cast<int64_t>(tokenizer.vocab_size());
@@ -69,6 +69,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   } else {
     model.emplace(shape, Head::language_model, static_cast<uint64_t>(config.seed), device);
     optimizer = std::make_unique<AdamW>(model->parameters(), config);
+    directory.create(settings);
   }
   const auto save_model = [&](const std::filesystem::path& path) {
     save_trained(path, "model", *model, *optimizer);

@@ -40,28 +40,30 @@ void write_text(const fs::path& path, const std::string& text) {
 
 }  // namespace
 
-RunDirectory::RunDirectory(const Config& config, const Settings& settings)
-    : path_(fs::path(config.runs_dir) / config.name) {
-  const bool exists = fs::exists(path_ / "settings.conf");
+RunDirectory::RunDirectory(const Config& config) : path_(fs::path(config.runs_dir) / config.name) {
   if (config.resume && newest_checkpoint().empty()) {
-    throw std::invalid_argument(path_.string() + " holds no checkpoint to resume; leave --resume out to start it" +
-                                (exists ? " after removing the directory" : ""));
+    throw std::invalid_argument(path_.string() + " holds no checkpoint to resume; remove it and leave --resume out");
   }
-  if (!config.resume && exists) {
+  if (!config.resume && fs::exists(path_ / "settings.conf")) {
     throw std::invalid_argument(path_.string() +
                                 " exists already; --resume continues it, another --name starts a new run");
   }
+}
+
+void RunDirectory::create(const Settings& settings) {
   fs::create_directories(path_ / "checkpoints");
-  if (!config.resume) {
-    std::ofstream file(path_ / "settings.conf");
-    settings.write(file);
-    if (!file.flush()) throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
-  }
-  const auto mode = config.resume ? std::ios::app : std::ios::trunc;
+  std::ofstream file(path_ / "settings.conf");
+  settings.write(file);
+  if (!file.flush()) throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
+  open_logs(std::ios::trunc);
+}
+
+void RunDirectory::open_logs(std::ios::openmode mode) {
   metrics_.open(path_ / "metrics.jsonl", mode);
   samples_.open(path_ / "samples.jsonl", mode);
-  if (!metrics_ || !samples_)
+  if (!metrics_ || !samples_) {
     throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
+  }
 }
 
 void RunDirectory::append(std::ofstream& file, const Json& line) {
@@ -101,12 +103,8 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
   std::ifstream file(checkpoint / "state.json");
   const Json state = Json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object()) throw std::runtime_error((checkpoint / "state.json").string() + " is missing or broken");
-  metrics_.close();
-  samples_.close();
-  for (const char* log : {"metrics.jsonl", "samples.jsonl"})
-    fs::resize_file(path_ / log, state.at("log_bytes").at(log));
-  metrics_.open(path_ / "metrics.jsonl", std::ios::app);
-  samples_.open(path_ / "samples.jsonl", std::ios::app);
+  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) fs::resize_file(path_ / log, state.at("log_bytes").at(log));
+  open_logs(std::ios::app);
   return state;
 }
 

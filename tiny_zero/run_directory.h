@@ -19,9 +19,11 @@ using Json = nlohmann::ordered_json;
 
 class RunDirectory {
  public:
-  /// Creates the directory, or with config.resume opens it. Throws std::invalid_argument if a new run would write over
-  /// an old one, or if there is nothing to resume.
-  RunDirectory(const Config& config, const Settings& settings);
+  /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or if there is nothing
+  /// to resume.
+  explicit RunDirectory(const Config& config);
+  /// Creates the directory of a new run, once all that could fail at its start has gone well.
+  void create(const Settings& settings);
 
   void log_metrics(const Json& line) { append(metrics_, line); }
   void log_sample(const Json& line) { append(samples_, line); }
@@ -38,6 +40,7 @@ class RunDirectory {
 
  private:
   static void append(std::ofstream& file, const Json& line);
+  void open_logs(std::ios::openmode mode);
 
   std::filesystem::path path_;
   std::ofstream metrics_, samples_;

@@ -85,15 +85,16 @@ void Trainer::run() {
     log_samples(directory_, step_, rollout, config_.samples_per_step);
     ++step_;
     progress.show(metrics);
-    if (step_ % config_.save_every == 0 || step_ == config_.num_steps || interrupted()) save();
+    if (step_ % config_.save_every == 0) save();
   }
+  if (saved_step_ != step_) save();
   progress.finish(step_ < config_.num_steps ? "stopped and saved; continue with: tiny_zero train --resume --runs-dir " +
                                                   config_.runs_dir + " --name " + config_.name
                                             : "model in " + (directory_.newest_checkpoint() / "model").string());
 }
 
 Trainer::Trainer(const Config& config, const Settings& settings, const Task& task)
-    : config_(config), task_(task), device_(config.device), directory_(config, settings) {
+    : config_(config), task_(task), device_(config.device), directory_(config) {
   const auto checkpoint = config_.resume ? directory_.newest_checkpoint() : std::filesystem::path();
   const bool ppo = config_.algorithm == Algorithm::ppo;
   const bool own_critic = ppo && config_.critic == CriticNetwork::separate;
@@ -122,6 +123,8 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
     reference_ = Model::load(moved ? checkpoint / "reference" : std::filesystem::path(config_.model),
                              Head::language_model, device_);
   }
+  if (!config_.resume) directory_.create(settings);
+  saved_step_ = config_.resume ? step_ : -1;
   for (auto* model : {&policy_, &critic_, &reference_}) {
     if (!*model) continue;
     (*model)->limit_vocabulary(static_cast<int64_t>(tokenizer_->vocab_size()));
@@ -177,6 +180,7 @@ UpdateStats Trainer::update(const Rollout& rollout, const Experience& experience
 }
 
 void Trainer::save() {
+  saved_step_ = step_;
   const Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
   directory_.save(step_, state, config_.keep_checkpoints, [&](const std::filesystem::path& directory) {
     save_trained(directory, "model", *policy_, *optimizer_);

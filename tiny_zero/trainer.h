@@ -31,6 +31,7 @@ class Trainer {
   std::optional<Model> policy_, critic_, reference_;
   std::unique_ptr<AdamW> optimizer_, critic_optimizer_;
   int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem
+  int64_t saved_step_ = -1;        // of the newest checkpoint
   double wall_s_ = 0;              // spent in steps, over all resumptions
 };
 

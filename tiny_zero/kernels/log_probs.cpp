@@ -79,15 +79,17 @@ std::pair<int64_t, float> sample_row(const float* logits, int64_t vocab_size, do
   const float inverse = greedy ? 1.0F : static_cast<float>(1 / temperature);
   std::copy_n(logits, vocab_size, weights);
   std::fill(weights + vocab_size, weights + padded, -INFINITY);
-  f32x16 largest = vec::load(weights), sums{};
+  f32x16 largest = vec::load(weights);
   for (int64_t v = kLanes; v < padded; v += kLanes) largest = vec::max(largest, vec::load(weights + v));
   const float top = vec::max(largest);
   for (int64_t v = 0; v < padded; v += kLanes) {
     vec::store(weights + v, vec::exp((vec::load(weights + v) - top) * inverse));
   }
-  std::fill(weights + vocab_size, weights + padded, 0.0F);
-  for (int64_t v = 0; v < padded; v += kLanes) sums += vec::load(weights + v);
-  const float total = vec::sum(sums);
+  double total = 0;
+  for (int64_t v = 0; v < vocab_size; ++v) {
+    if (logits[v] == -INFINITY) weights[v] = 0;  // exp() ends at e^-87, not at 0
+    total += weights[v];
+  }
   int64_t id = 0;
   if (greedy) {
     id = std::max_element(logits, logits + vocab_size) - logits;
@@ -99,7 +101,7 @@ std::pair<int64_t, float> sample_row(const float* logits, int64_t vocab_size, do
       if ((mass += weights[v]) > threshold) break;
     }
   }
-  return {id, (logits[id] - top) * inverse - std::log(total)};
+  return {id, (logits[id] - top) * inverse - static_cast<float>(std::log(total))};
 }
 
 }  // namespace
