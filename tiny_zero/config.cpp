@@ -21,7 +21,8 @@ Settings Config::settings() {
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
       .add("keep-checkpoints", keep_checkpoints, 1, kMany, "newest checkpoints kept; older ones are removed")
-      .add("samples-per-step", samples_per_step, 0, kMany, "responses a step written to samples.jsonl");
+      .add("samples-per-step", samples_per_step, 0, kMany, "responses a step written to samples.jsonl")
+      .add("show-settings", show_settings, "print the table of settings at the start");
   list.section("task").add("task", task, "what is asked and how it is graded");
   list.section("shape")
       .add("layers", layers, 1, 1000, "transformer blocks")

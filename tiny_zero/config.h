@@ -32,6 +32,7 @@ struct Config {
   int64_t save_every = 20;
   int64_t keep_checkpoints = 2;
   int64_t samples_per_step = 2;
+  bool show_settings = true;
 
   // task
   std::string task = "countdown";

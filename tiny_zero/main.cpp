@@ -97,7 +97,8 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
   if (config.resume) {  // the run's own settings come first; flags may still change them, to train longer for example
     const auto own = std::filesystem::path(config.runs_dir) / config.name / "settings.conf";
     if (!std::filesystem::exists(own)) {
-      throw std::invalid_argument(own.parent_path().string() + " holds no checkpoint to resume; leave --resume out to start it");
+      throw std::invalid_argument(own.parent_path().string() +
+                                  " holds no checkpoint to resume; leave --resume out to start it");
     }
     settings.read_recipe(own);
     apply();
@@ -135,9 +136,11 @@ int main(int argc, char** argv) try {
   config.validate();
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
-  std::ostream& log = config.json == "-" ? std::cerr : std::cout;
-  settings.write(log, sections);  // each log opens with the settings that made it
-  log << std::endl;
+  if (config.show_settings) {  // each log opens with the settings that made it
+    std::ostream& log = config.json == "-" ? std::cerr : std::cout;
+    settings.write(log, sections);
+    log << std::endl;
+  }
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
   catch_interrupts();
   verb->run(config, settings, *tasks[config.task]);

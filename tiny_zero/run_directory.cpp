@@ -103,7 +103,8 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
   std::ifstream file(checkpoint / "state.json");
   const Json state = Json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object()) throw std::runtime_error((checkpoint / "state.json").string() + " is missing or broken");
-  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) fs::resize_file(path_ / log, state.at("log_bytes").at(log));
+  for (const char* log : {"metrics.jsonl", "samples.jsonl"})
+    fs::resize_file(path_ / log, state.at("log_bytes").at(log));
   open_logs(std::ios::app);
   return state;
 }

@@ -114,7 +114,8 @@ std::map<std::string, torch::Tensor> load_safetensors(const std::filesystem::pat
       const auto shape = entry.at("shape").get<std::vector<uint64_t>>();
       uint64_t size = torch::elementSize(type->second);
       for (const uint64_t extent : shape) {
-        if (extent > INT64_MAX || __builtin_mul_overflow(size, extent, &size)) fail("tensor " + name + " has an impossible shape");
+        if (extent > INT64_MAX || __builtin_mul_overflow(size, extent, &size))
+          fail("tensor " + name + " has an impossible shape");
       }
       if (offsets[0] > offsets[1] || offsets[1] > data.size() || offsets[1] - offsets[0] != size) {
         fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " +

@@ -12,11 +12,8 @@ if [[ -n ${QUICK:-} ]]; then
   small=(--pretrain-tokens 250000)
   quick=(--num-steps 4 --save-every 2 --prompts-per-step 8)
 fi
-common=(--recipe "$recipe" --runs-dir "$runs" --seed "$seed" --device "$device")
+common=(--recipe "$recipe" --runs-dir "$runs" --seed "$seed" --device "$device" --show-settings=false)
 step() { printf '\n== %s\n' "$*"; }
-# The settings stand in the run's settings.conf; the demo's own output is for reading.
-quiet() { "$@" | sed -n '/^$/,$p'; }
-
 evaluate() {  # model, stage
   local problems=1024
   [[ -n ${QUICK:-} ]] && problems=64
@@ -27,13 +24,13 @@ evaluate() {  # model, stage
 if [[ ! -f $runs/$base/model/config.json ]]; then
   step "1/4  Pre-training the tiny base model: most documents guess, some search (countdown-search-share in $recipe)"
   rm -rf "${runs:?}/$base"
-  quiet "$program" pretrain "${common[@]}" --name "$base" "${small[@]}"
+  "$program" pretrain "${common[@]}" --name "$base" "${small[@]}"
 else
   step "1/4  The base model is there: $runs/$base/model"
 fi
 step "2/4  Training by ${algorithm^^} with a rule reward"
 rm -rf "${runs:?}/$run"
-quiet "$program" train "${common[@]}" --name "$run" --algorithm "$algorithm" --model "$runs/$base/model" \
+"$program" train "${common[@]}" --name "$run" --algorithm "$algorithm" --model "$runs/$base/model" \
   --keep-checkpoints 1000 "${quick[@]}"
 step "3/4  Evaluating on problems never trained on"
 mapfile -t checkpoints < <(ls -d "$runs/$run"/checkpoints/step_* | sort -V)
@@ -43,7 +40,7 @@ evaluate "${checkpoints[-1]}/model" after
 step "4/4  Before and after"
 expected=tasks/countdown/expected/$algorithm.jsonl
 [[ -n ${QUICK:-} || ! -f $expected ]] && expected=
-quiet "$program" report --runs-dir "$runs" --name "$run" --expected "$expected"
+"$program" report --show-settings=false --runs-dir "$runs" --name "$run" --expected "$expected"
 if command -v gnuplot >/dev/null; then
   gnuplot -e "run='$runs/$run'" tasks/countdown/curve.gp
   echo "Picture: $runs/$run/curve.svg    Metrics: $runs/$run/metrics.jsonl"
