@@ -124,7 +124,8 @@ std::string training(const std::string& name, const std::string& more, int steps
 }
 
 // The untrained model earns no reward: entropy, KL and the critic's random head keep both algorithms moving.
-const std::string kGrpo = "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2";
+const std::string kGrpo =
+    "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2 --schedule constant";
 const std::string kPpo =
     "--algorithm ppo --critic-head orz --lambda 0.9 --mini-batches 2 --critic-mini-batches 2"
     " --critic-learning-rate 1e-3 --dynamic-sampling --schedule linear";

@@ -71,8 +71,8 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     const bool shown = std::find(sections.begin(), sections.end(), setting.section) != sections.end();
     auto value = cxxopts::value<std::string>()->default_value(setting.get());
     if (setting.is_flag) value->implicit_value("true");
-    options.add_options(shown ? setting.section : "other")(setting.name, setting.help + " (" + setting.allowed + ")",
-                                                           value);
+    options.add_options(shown ? setting.section : "other")(
+        setting.name, setting.help + (setting.allowed == "any text" ? "" : " (" + setting.allowed + ")"), value);
   }
   const auto given = options.parse(argc, argv);
   if (given.count("help") > 0) {

@@ -172,7 +172,13 @@ UpdateStats Trainer::update(const Rollout& rollout, const Experience& experience
   const bool warming_up = config_.algorithm == Algorithm::ppo && step_ < config_.critic_warmup_steps;
   UpdateStats stats = update_policy(*policy_, *optimizer_, rollout, experience, config_,
                                     warming_up ? 0.0 : policy_learning_rate(), step_, directory_.path());
-  if (critic_) stats.value_loss = critic_loss;
+  if (critic_) {
+    stats.value_loss = critic_loss;
+    if (!std::isfinite(critic_loss) && stats.skipped.empty()) {
+      stats.skipped = "value loss";
+      save_batch(directory_.path(), step_, rollout, experience);
+    }
+  }
   if (config_.reference_every > 0 && (step_ + 1) % config_.reference_every == 0 && reference_) {
     reference_ = policy_->clone(Head::language_model);  // iterative GRPO
   }

@@ -77,6 +77,62 @@ class Sums {
   std::map<std::string, Tensor> sums_;
 };
 
+/// What the losses of one mini-batch share.
+struct PolicyUpdate {
+  const Rollout& rollout;
+  const Experience& experience;
+  const Config& config;
+  Tensor weights;        // (B, T): what each token counts
+  bool on_policy;        // one update a rollout
+  bool compare_sampler;  // no update yet: the policy is still the one that sampled
+};
+
+/// Forward and backward of one micro-batch: adds its part of the mini-batch's gradient, and of the sums.
+void accumulate(Model& policy, const PolicyUpdate& update, const std::vector<int64_t>& responses, Sums& sums,
+                UpdateStats& stats) {
+  const Config& config = update.config;
+  const Experience& experience = update.experience;
+  const ScoringBatch batch = make_scoring_batch(update.rollout, responses, policy.device());
+  const Tensor hidden = policy.hidden_states(batch.tokens);
+  const TokenLogProbs scored =
+      policy.log_probs(hidden, batch.positions, batch.targets, config.temperature, /*with_entropy=*/true);
+  const Tensor log_probs = scored.log_probs, sampled = batch.pick(update.rollout.log_probs);
+  const Tensor advantages = batch.pick(experience.advantages), weight = batch.pick(update.weights);
+  // One update a rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the sampler rounded [T11].
+  const Tensor old_log_probs = update.on_policy ? log_probs.detach() : sampled;
+
+  Tensor loss = (weight * policy_loss(log_probs, old_log_probs, advantages, config.clip_low, config.clip_high)).sum();
+  sums.add("policy loss", loss);
+  if (config.entropy_coef > 0) loss = loss - config.entropy_coef * (weight * scored.entropies).sum();
+  if (experience.ref_log_probs.defined()) {
+    const Tensor reference = batch.pick(experience.ref_log_probs);
+    const Tensor k3 = kl_k3(log_probs, reference);
+    sums.add("KL", k3.sum());
+    if (config.kl == KlPlacement::loss_k3) loss = loss + config.kl_coef * (weight * k3).sum();
+    if (config.kl == KlPlacement::loss_k2) loss = loss + config.kl_coef * (weight * kl_k2(log_probs, reference)).sum();
+  }
+  if (config.algorithm == Algorithm::ppo && config.critic == CriticNetwork::shared) {
+    const Tensor values = policy.values(hidden, batch.positions);
+    const Tensor value_term =
+        (weight * value_loss(values, batch.pick(experience.values), batch.pick(experience.returns), config.value_clip))
+            .sum();
+    sums.add("value loss", value_term);
+    loss = loss + config.value_coef * value_term;
+  }
+  loss.backward();
+
+  sums.add("entropy", scored.entropies.sum());
+  sums.add("clipped",
+           policy_clipped(log_probs.detach(), old_log_probs, advantages, config.clip_low, config.clip_high).sum());
+  stats.tokens += batch.tokens.count();
+  if (update.compare_sampler) {
+    const Tensor gap = log_probs.detach() - sampled;
+    sums.add("gap", gap.abs().sum());
+    sums.add("compared", torch::tensor(static_cast<double>(gap.size(0))));
+    stats.ratio_max_deviation = std::max(stats.ratio_max_deviation, (gap.exp() - 1).abs().max().item<double>());
+  }
+}
+
 }  // namespace
 
 Tensor score_log_probs(const Model& model, const Rollout& rollout, double temperature, int64_t max_tokens) {
@@ -96,92 +152,50 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
                           const std::filesystem::path& dump_directory) {
   UpdateStats stats;
   const bool on_policy = config.epochs == 1 && config.mini_batches == 1;
-  const bool shared_critic = config.algorithm == Algorithm::ppo && config.critic == CriticNetwork::shared;
-  int64_t updates = 0, seen = 0;
-  const auto add_mean = [&](double& mean, double sum) {
-    mean += sum / static_cast<double>(config.epochs * rollout.response_tokens());
-  };
-  const auto finish = [&] {
-    for (double* mean : {&stats.grad_norm, &stats.policy_loss, &stats.value_loss}) {
-      *mean /= static_cast<double>(std::max<int64_t>(1, updates));
-    }
-    return stats;
-  };
-  for (int64_t epoch = 0; epoch < config.epochs; ++epoch) {
+  const double all_tokens = static_cast<double>(config.epochs * rollout.response_tokens());
+  int64_t updates = 0;
+  for (int64_t epoch = 0; epoch < config.epochs && stats.skipped.empty(); ++epoch) {
     for (const auto& mini_batch : deal(rollout.size(), config.mini_batches, config.seed, step, epoch)) {
-      const Tensor weights = weights_table(experience, mini_batch, config);
       Sums sums;
+      const PolicyUpdate update{rollout,   experience,
+                                config,    weights_table(experience, mini_batch, config),
+                                on_policy, /*compare_sampler=*/updates == 0};
       for (const auto& responses : micro_batches(rollout, mini_batch, config.tokens_per_micro_batch)) {
-        const ScoringBatch batch = make_scoring_batch(rollout, responses, policy.device());
-        const Tensor hidden = policy.hidden_states(batch.tokens);
-        const TokenLogProbs scored =
-            policy.log_probs(hidden, batch.positions, batch.targets, config.temperature, /*with_entropy=*/true);
-        const Tensor log_probs = scored.log_probs, sampled = batch.pick(rollout.log_probs);
-        const Tensor advantages = batch.pick(experience.advantages), weight = batch.pick(weights);
-        // One update a rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the sampler rounded
-        // [T11].
-        const Tensor old_log_probs = on_policy ? log_probs.detach() : sampled;
-
-        const Tensor policy_term =
-            (weight * policy_loss(log_probs, old_log_probs, advantages, config.clip_low, config.clip_high)).sum();
-        sums.add("policy loss", policy_term);
-        Tensor loss = policy_term;
-        if (config.entropy_coef > 0) loss = loss - config.entropy_coef * (weight * scored.entropies).sum();
-        if (experience.ref_log_probs.defined()) {
-          const Tensor reference = batch.pick(experience.ref_log_probs);
-          const Tensor k3 = kl_k3(log_probs, reference);
-          sums.add("KL", k3.sum());
-          if (config.kl == KlPlacement::loss_k3) loss = loss + config.kl_coef * (weight * k3).sum();
-          if (config.kl == KlPlacement::loss_k2) {
-            loss = loss + config.kl_coef * (weight * kl_k2(log_probs, reference)).sum();
-          }
-        }
-        if (shared_critic) {
-          const Tensor value_term =
-              (weight * value_loss(policy.values(hidden, batch.positions), batch.pick(experience.values),
-                                   batch.pick(experience.returns), config.value_clip))
-                  .sum();
-          sums.add("value loss", value_term);
-          loss = loss + config.value_coef * value_term;
-        }
-        loss.backward();
-
-        sums.add("entropy", scored.entropies.sum());
-        const Tensor clipped =
-            policy_clipped(log_probs.detach(), old_log_probs, advantages, config.clip_low, config.clip_high);
-        sums.add("clipped", clipped.sum());
-        stats.tokens += batch.tokens.count();
-        if (updates == 0) {
-          const Tensor gap = log_probs.detach() - sampled;
-          sums.add("gap", gap.abs().sum());
-          seen += gap.size(0);
-          stats.ratio_max_deviation = std::max(stats.ratio_max_deviation, (gap.exp() - 1).abs().max().item<double>());
-        }
+        accumulate(policy, update, responses, sums, stats);
       }
       stats.skipped = sums.not_finite({"policy loss", "KL", "entropy", "value loss"});
-      if (!stats.skipped.empty()) policy.gradients().zero_();
-      const double norm =
-          stats.skipped.empty() ? optimizer.step(policy.parameters(), policy.gradients(), learning_rate) : 0;
-      if (!std::isfinite(norm)) stats.skipped = "gradient";
-      if (!stats.skipped.empty()) {  // what was done before this update stays done
-        save_safetensors(dump_directory / ("not_finite_step_" + std::to_string(step) + ".safetensors"),
-                         {{"response_ids", rollout.response_ids},
-                          {"log_probs", rollout.log_probs},
-                          {"rewards", rollout.rewards},
-                          {"advantages", experience.advantages}});
-        return finish();
+      if (!stats.skipped.empty()) {
+        policy.gradients().zero_();
+        break;  // what earlier mini-batches did stays done
       }
-      if (updates == 0) stats.log_prob_gap_mean = sums.get("gap") / static_cast<double>(seen);
-      ++updates;
+      const double norm = optimizer.step(policy.parameters(), policy.gradients(), learning_rate);
+      if (!std::isfinite(norm)) {
+        stats.skipped = "gradient";
+        break;
+      }
+      if (updates++ == 0) stats.log_prob_gap_mean = sums.get("gap") / sums.get("compared");
       stats.grad_norm += norm;
       stats.policy_loss += sums.get("policy loss");
       stats.value_loss += sums.get("value loss");
-      add_mean(stats.kl, sums.get("KL"));
-      add_mean(stats.entropy, sums.get("entropy"));
-      add_mean(stats.clip_fraction, sums.get("clipped"));
+      stats.kl += sums.get("KL") / all_tokens;
+      stats.entropy += sums.get("entropy") / all_tokens;
+      stats.clip_fraction += sums.get("clipped") / all_tokens;
     }
   }
-  return finish();
+  if (!stats.skipped.empty()) save_batch(dump_directory, step, rollout, experience);
+  for (double* mean : {&stats.grad_norm, &stats.policy_loss, &stats.value_loss}) {
+    *mean /= static_cast<double>(std::max<int64_t>(1, updates));
+  }
+  return stats;
+}
+
+void save_batch(const std::filesystem::path& directory, int64_t step, const Rollout& rollout,
+                const Experience& experience) {
+  save_safetensors(directory / ("not_finite_step_" + std::to_string(step) + ".safetensors"),
+                   {{"response_ids", rollout.response_ids},
+                    {"log_probs", rollout.log_probs},
+                    {"rewards", rollout.rewards},
+                    {"advantages", experience.advantages}});
 }
 
 double update_critic(Model& critic, AdamW& optimizer, const Rollout& rollout, const Experience& experience,

@@ -47,4 +47,8 @@ UpdateStats update_policy(Model& policy, AdamW& optimizer, const Rollout& rollou
 double update_critic(Model& critic, AdamW& optimizer, const Rollout& rollout, const Experience& experience,
                      const Config& config, double learning_rate, int64_t step);
 
+/// Saves the step's tensors as not_finite_step_N.safetensors, to find out what went wrong.
+void save_batch(const std::filesystem::path& directory, int64_t step, const Rollout& rollout,
+                const Experience& experience);
+
 }  // namespace tiny_zero
