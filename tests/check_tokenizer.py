@@ -1,10 +1,10 @@
 """Compares tiny_zero::Tokenizer with the library `tokenizers` (pip install tokenizers), which defines the file format.
 
-    python tests/check_tokenizer.py DRIVER [--lines 10000]    compares ids for each kind; exit status 1 if any differ
+    python tests/check_tokenizer.py [DRIVER] [--lines 10000]    compares ids for each kind; exit status 1 if any differ
     python tests/check_tokenizer.py DRIVER --file F           the same with an existing tokenizer.json
     python tests/check_tokenizer.py --write                   writes tests/data/tokenizer/ again
 
-DRIVER is the program built from tests/tokenize_main.cpp. All lines come from fixed seeds.
+DRIVER is the program built from tests/tokenize_main.cpp, build/tokenize_main if left out. All lines come from fixed seeds.
 """
 
 import argparse
@@ -209,7 +209,7 @@ def write_data():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("driver", nargs="?")
+    parser.add_argument("driver", nargs="?", default=str(pathlib.Path(__file__).parents[1] / "build/tokenize_main"))
     parser.add_argument("--lines", type=int, default=10000)
     parser.add_argument("--file", type=pathlib.Path)
     parser.add_argument("--write", action="store_true")
