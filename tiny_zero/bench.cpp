@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "tiny_zero/loss.h"
 #include "tiny_zero/progress.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/update.h"
@@ -43,17 +42,11 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
 
 void bench(const Config& config) {
   const torch::Device device(config.device);
-  ModelConfig shape;
-  shape.vocab_size = shape.used_vocab_size = config.bench_vocab;
-  shape.hidden_size = config.hidden;
-  shape.num_layers = config.layers;
-  shape.attention = {config.heads, config.kv_heads, config.hidden / config.heads};
-  shape.ffn_size = config.ffn;
+  ModelConfig shape = ModelConfig::from_settings(config, config.bench_vocab);  // no end ids: full-length responses
   shape.max_positions = std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
-  shape.rope_theta = config.rope_theta;  // no end ids: every response has the full length
   const auto seed = static_cast<uint64_t>(config.seed);
   Model model(shape, Head::language_model, seed, device);
-  const torch::Dtype type = config.compute_type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
+  const torch::Dtype type = to_dtype(config.compute_type);
   model.set_compute_type(type);
   AdamW optimizer(model.parameters(), config);
   Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens, config.rollout_batch, seed});

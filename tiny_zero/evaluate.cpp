@@ -26,7 +26,7 @@ Loaded load(const Config& config) {
   Loaded loaded{Tokenizer::from_file(directory / "tokenizer.json"),
                 Model::load(directory, Head::language_model, torch::Device(config.device))};
   loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
-  loaded.model.set_compute_type(config.compute_type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32);
+  loaded.model.set_compute_type(to_dtype(config.compute_type));
   return loaded;
 }
 
@@ -166,7 +166,7 @@ Json evaluate(const Config& config, const Task& task) {
     }
   }
   if (config.json == "-") std::cout << report.dump(2) << '\n';
-  if (!config.json.empty() && config.json != "-") std::ofstream(config.json) << report.dump(2) << '\n';
+  if (!config.json.empty() && config.json != "-") write_text(config.json, report.dump(2) + "\n");
   if (!config.responses.empty()) {
     std::ofstream file(config.responses);
     for (int64_t i = 0; i < sampled.size(); ++i) {

@@ -62,6 +62,18 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
   return config;
 }
 
+ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_size) {
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = vocab_size;
+  config.hidden_size = settings.hidden;
+  config.num_layers = settings.layers;
+  config.attention = {settings.heads, settings.kv_heads, settings.hidden / settings.heads};
+  config.ffn_size = settings.ffn;
+  config.max_positions = settings.max_positions;
+  config.rope_theta = settings.rope_theta;
+  return config;
+}
+
 void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype) const {
   const json fields = {{"architectures", {"Qwen2ForCausalLM"}},
                        {"model_type", "qwen2"},
@@ -230,6 +242,8 @@ void Model::limit_vocabulary(int64_t size) {
 
 Tensor Model::narrow(const Tensor& parameter) const { return parameter.to(compute_type_); }
 
+Tensor Model::head_weight() const { return narrow(lm_head_.defined() ? lm_head_ : embedding_); }
+
 Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
 
 template <class Attend>
@@ -254,8 +268,7 @@ Tensor Model::hidden_states(const PackedTokens& tokens) const {
 
 TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets, double temperature,
                                bool with_entropy) const {
-  const Tensor& weight = lm_head_.defined() ? lm_head_ : embedding_;
-  return token_log_probs(hidden.index_select(0, positions), narrow(weight), targets, temperature,
+  return token_log_probs(hidden.index_select(0, positions), head_weight(), targets, temperature,
                          config_.used_vocab_size, with_entropy);
 }
 
@@ -291,8 +304,7 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, 
     store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids, position_ids);
     return packed_attention(qkv, rope_, prompts.starts, config_.attention);
   });
-  const Tensor& weight = lm_head_.defined() ? lm_head_ : embedding_;
-  return head_logits(hidden.index_select(0, on_device(last)), narrow(weight), config_.used_vocab_size);
+  return head_logits(hidden.index_select(0, on_device(last)), head_weight(), config_.used_vocab_size);
 }
 
 Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,
@@ -300,8 +312,7 @@ Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positi
   const Tensor hidden = run_layers(embed(ids), [&](size_t i, const Tensor& qkv) {
     return cached_attention(cache[i], qkv, rope_, config_.attention, rows, positions);
   });
-  const Tensor& weight = lm_head_.defined() ? lm_head_ : embedding_;
-  return head_logits(hidden, narrow(weight), config_.used_vocab_size);
+  return head_logits(hidden, head_weight(), config_.used_vocab_size);
 }
 
 }  // namespace tiny_zero

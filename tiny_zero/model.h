@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tiny_zero/config.h"
 #include "tiny_zero/kernels/kernels.h"
 
 namespace tiny_zero {
@@ -28,7 +29,13 @@ struct ModelConfig {
   /// Throws std::invalid_argument naming the field, what it holds and what is supported.
   static ModelConfig from_file(const std::filesystem::path& path);
   void to_file(const std::filesystem::path& path, torch::Dtype dtype) const;
+  /// The shape of a new model as the settings have it; it has no end ids yet.
+  static ModelConfig from_settings(const Config& settings, int64_t vocab_size);
 };
+
+inline torch::Dtype to_dtype(ComputeType type) {
+  return type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
+}
 
 /// Sequences one after another: ids (N,) int64 and starts (S + 1 offsets).
 struct PackedTokens {
@@ -98,6 +105,7 @@ class Model {
   Model(const ModelConfig& config, Head head, torch::Device device);
   NamedTensors named_tensors() const;
   torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
+  torch::Tensor head_weight() const;                           // of the language model, in the compute type
   /// One block; `attend` maps (layer index, qkv) to the attended values.
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;

@@ -45,14 +45,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   const torch::Device device(config.device);
   RunDirectory directory(config);
   const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
-  ModelConfig shape;
-  shape.vocab_size = shape.used_vocab_size = static_cast<int64_t>(tokenizer.vocab_size());
-  shape.hidden_size = config.hidden;
-  shape.num_layers = config.layers;
-  shape.attention = {config.heads, config.kv_heads, config.hidden / config.heads};
-  shape.ffn_size = config.ffn;
-  shape.max_positions = config.max_positions;
-  shape.rope_theta = config.rope_theta;
+  ModelConfig shape = ModelConfig::from_settings(config, static_cast<int64_t>(tokenizer.vocab_size()));
   shape.end_ids = {tokenizer.token_id("<|endoftext|>").value()};
   int64_t tokens = 0, cursor = 0, update = 0;
   double loss_sum = 0;  // since the last line of metrics
@@ -73,7 +66,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   }
   const auto save_model = [&](const std::filesystem::path& path) {
     save_trained(path, "model", *model, *optimizer);
-    std::ofstream(path / "model" / "tokenizer.json", std::ios::binary) << tokenizer.json_text();
+    write_text(path / "model" / "tokenizer.json", tokenizer.json_text());
   };
   std::printf("pretraining %ld parameters on %ld tokens\n", static_cast<long>(model->parameters().numel()),
               static_cast<long>(config.pretrain_tokens));

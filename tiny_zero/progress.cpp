@@ -26,7 +26,7 @@ void Progress::clear_bar() const {
   if (terminal_) std::printf("\r\033[K");
 }
 
-void Progress::note(const std::string& line) {
+void Progress::finish(const std::string& line) {
   clear_bar();
   std::printf("%s\n", line.c_str());
   std::fflush(stdout);
@@ -58,8 +58,6 @@ void Progress::show(const nlohmann::ordered_json& metrics) {
   }
   std::fflush(stdout);
 }
-
-void Progress::finish(const std::string& line) { note(line); }
 
 void catch_interrupts() {
   const auto handler = [](int signal) {

@@ -25,8 +25,6 @@ class Progress {
   Progress(int64_t first_step, int64_t num_steps);
   /// Prints the step's line, from the object that goes to metrics.jsonl, and on a terminal redraws the bar.
   void show(const nlohmann::ordered_json& metrics);
-  /// Prints a plain line above the bar.
-  void note(const std::string& line);
   /// Removes the bar and prints a last line.
   void finish(const std::string& line);
 

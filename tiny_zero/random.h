@@ -7,7 +7,7 @@
 namespace tiny_zero {
 
 /// What a draw is for; streams never overlap.
-enum class Stream : uint64_t { weights = 1, sampling, shuffle, pretraining, value_head, bootstrap };
+enum class Stream : uint64_t { weights = 1, sampling, shuffle, value_head };
 
 /// SplitMix64's output function (Steele, Lea, Flood 2014): a bijection whose outputs pass statistical tests.
 inline uint64_t mix_bits(uint64_t x) {

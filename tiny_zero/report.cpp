@@ -132,7 +132,7 @@ void report(const Config& config) {
                         {"accuracy", accuracy},
                         {"response_tokens", tokens},
                         {"reflection", reflection}};
-  std::ofstream(directory / "summary.json") << summary.dump() << '\n';
+  write_text(directory / "summary.json", summary.dump() + "\n");
   if (config.expected.empty()) return;
   const bool inside = print_band(read_lines(config.expected), after);
   std::printf("%s\n", inside ? "The run lies in the expected band." : "The run lies outside the expected band.");

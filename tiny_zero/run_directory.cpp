@@ -32,13 +32,13 @@ void flush_to_disk(const fs::path& path) {
   close(file);
 }
 
+}  // namespace
+
 void write_text(const fs::path& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   file << text;
   if (!file.flush()) throw std::runtime_error(path.string() + " cannot be written");
 }
-
-}  // namespace
 
 RunDirectory::RunDirectory(const Config& config) : path_(fs::path(config.runs_dir) / config.name) {
   if (config.resume && newest_checkpoint().empty()) {

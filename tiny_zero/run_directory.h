@@ -17,6 +17,9 @@ namespace tiny_zero {
 
 using Json = nlohmann::ordered_json;
 
+/// Writes a whole file; throws std::runtime_error with the path if that fails.
+void write_text(const std::filesystem::path& path, const std::string& text);
+
 class RunDirectory {
  public:
   /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or if there is nothing

@@ -128,7 +128,7 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
   for (auto* model : {&policy_, &critic_, &reference_}) {
     if (!*model) continue;
     (*model)->limit_vocabulary(static_cast<int64_t>(tokenizer_->vocab_size()));
-    (*model)->set_compute_type(config_.compute_type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32);
+    (*model)->set_compute_type(to_dtype(config_.compute_type));
   }
 }
 
@@ -190,7 +190,7 @@ void Trainer::save() {
   const Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
   directory_.save(step_, state, config_.keep_checkpoints, [&](const std::filesystem::path& directory) {
     save_trained(directory, "model", *policy_, *optimizer_);
-    std::ofstream(directory / "model" / "tokenizer.json", std::ios::binary) << tokenizer_->json_text();
+    write_text(directory / "model" / "tokenizer.json", tokenizer_->json_text());
     if (critic_) save_trained(directory, "critic", *critic_, *critic_optimizer_);
     if (reference_ && config_.reference_every > 0) reference_->save(directory / "reference");
   });

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 algorithm=${ALGORITHM:-grpo} seed=${SEED:-0} device=${DEVICE:-cpu} runs=${RUNS:-runs}
 program=build/tiny_zero recipe=tasks/countdown/recipes/demo.conf
-base=demo-base-$seed run=demo-$algorithm-$seed steps= small=() quick=()
+base=demo-base-$seed run=demo-$algorithm-$seed small=() quick=()
 if [[ -n ${QUICK:-} ]]; then
   base=quick-base-$seed run=quick-$algorithm-$seed
   small=(--pretrain-tokens 250000)
