@@ -73,6 +73,8 @@ std::vector<std::string> split_text(const std::string& text, const std::string& 
 }
 
 /// "6,6,1=36" of a document that begins "use 6,6,1 once each to make 36\n".
+std::string text(const Document& document) { return document.prompt + document.response; }
+
 std::string document_reference(const std::string& document) {
   const std::string words = " once each to make ";
   const size_t at = document.find(words), line = document.find('\n');
@@ -97,7 +99,8 @@ int64_t check_attempt(const std::string& text, const Numbers& numbers, std::stri
     }
     if (op == '/') REQUIRE(b * written == a);
     if (op != '/') REQUIRE((op == '+' ? a + b : op == '-' ? a - b : a * b) == written);
-    REQUIRE(written > 0);
+    REQUIRE(a >= b);  // the larger first
+    REQUIRE(written >= 0);
     REQUIRE(written <= 199);
     if (op == '+' || op == '*') key += std::to_string(std::min(a, b)) + op + std::to_string(std::max(a, b)) + ";";
     if (op == '-' || op == '/') key += std::to_string(a) + op + std::to_string(b) + ";";
@@ -387,12 +390,23 @@ TEST_CASE("countdown: no problem stands in both splits, whatever the seed and th
     const Countdown task = small_task(seed);
     for (int64_t i = 0; i < 10'000; ++i) {
       train.insert(canonical(task.problem(Split::train, i)));
-      train.insert(canonical({"", document_reference(task.document(i))}));
+      train.insert(canonical({"", document_reference(text(task.document(i)))}));
       test.insert(canonical(task.problem(Split::test, i)));
     }
   }
   for (const std::string& problem : test) CHECK(train.count(problem) == 0);
   CHECK(share(std::ssize(test), std::ssize(train) + std::ssize(test)) == doctest::Approx(0.1).epsilon(0.2));
+}
+
+TEST_CASE("countdown: generated test problems all differ until they start again") {
+  Countdown task = small_task();
+  task.options.test_share = 0.5;
+  task.prepare(0);
+  std::set<std::string> seen;
+  int64_t i = 0;
+  for (; seen.insert(canonical(task.problem(Split::test, i))).second; ++i) CHECK(i < 3000);
+  CHECK(i > 900);  // half of some 2,400
+  CHECK(task.problem(Split::test, i).reference == task.problem(Split::test, 0).reference);
 }
 
 TEST_CASE("countdown: prompts name the numbers and the target") {
@@ -460,7 +474,7 @@ TEST_CASE("countdown: a file for one split alone does not let the other one repe
   task.prepare(0);
   for (int64_t i = 0; i < 2000; ++i) {
     CHECK(in_file.count(canonical(task.problem(Split::train, i))) == 0);
-    CHECK(in_file.count(canonical({"", document_reference(task.document(i))})) == 0);
+    CHECK(in_file.count(canonical({"", document_reference(text(task.document(i)))})) == 0);
   }
   task.options.train_file = file.path;
   task.options.test_file = "";
@@ -515,9 +529,9 @@ TEST_CASE("countdown: unusable rows and settings are refused with their place") 
 TEST_CASE("countdown: the base text is true, varied and as its settings say") {
   const Countdown task = small_task();
   const int64_t n = 6000;
-  int64_t searches = 0, solved = 0, guesses_right = 0, one_failure = 0, most = 0, attempts_all = 0, larger_first = 0;
+  int64_t searches = 0, solved = 0, guesses_right = 0, one_failure = 0, most = 0, attempts_all = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const std::string document = task.document(i);
+    const std::string document = text(task.document(i));
     CAPTURE(document);
     const size_t start = document.find("\n<think> try ");
     REQUIRE(start != std::string::npos);
@@ -559,8 +573,6 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
     CHECK(tallies[2].hits == tallies[2].trials);
     CHECK(tallies[3].hits == 0);
     CHECK(tallies[4].hits == std::ssize(attempts));
-    long a = 0, b = 0;
-    if (std::sscanf(attempts[0].c_str(), "%ld+%ld", &a, &b) == 2) larger_first += a > b ? 1 : a < b ? -1 : 0;
   }
   // Four standard deviations: 0.02 of 6000 documents, 0.015 of 4800 guesses, 0.055 of 1200 searches.
   CHECK(std::abs(share(searches, n) - 0.2) < 0.02);
@@ -570,9 +582,30 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
   CHECK(most == 8);
   // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06, plus the right one.
   CHECK(share(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
-  CHECK(std::abs(share(larger_first, n)) < 0.04);  // the order of operands is free
-  CHECK(task.document(7) == small_task().document(7));
-  CHECK(task.document(7) != small_task(1).document(7));
+  CHECK(text(task.document(7)) == text(small_task().document(7)));
+  CHECK(text(task.document(7)) != text(small_task(1).document(7)));
+}
+
+TEST_CASE("countdown: the set share of the base text's checks comes out wrong, and such a search ends there") {
+  Countdown task = small_task();
+  task.options.search_share = 1;
+  task.options.misjudged = 0.2;
+  std::array<Tally, 2> verdicts;  // right called right, wrong called wrong
+  for (int64_t i = 0; i < 3000; ++i) {
+    const Document document = task.document(i);
+    const auto tallies = task.diagnose({"", document_reference(text(document))}, document.response);
+    CHECK(tallies[0].hits == tallies[0].trials);  // the arithmetic is right all the same
+    for (size_t t = 0; t < 2; ++t) {
+      verdicts[t].hits += tallies[1 + t].hits;
+      verdicts[t].trials += tallies[1 + t].trials;
+    }
+    const size_t yes = document.response.find(" yes.");
+    CHECK((yes == std::string::npos || document.response.substr(yes).starts_with(" yes.</think>")));
+  }
+  for (const Tally& verdict : verdicts) {  // four standard deviations: of 1,000 right and 6,000 wrong attempts or more
+    CHECK(verdict.trials > 1000);
+    CHECK(std::abs(share(verdict.hits, verdict.trials) - 0.8) < 0.05);
+  }
 }
 
 TEST_CASE("countdown: base text follows its settings to their ends, and is refused for long prompts") {
@@ -581,15 +614,15 @@ TEST_CASE("countdown: base text follows its settings to their ends, and is refus
   task.options.go_on = 1;
   task.options.solved = 0;
   task.options.max_attempts = 5;
-  const std::string document = task.document(0);
+  const std::string document = text(task.document(0));
   CHECK(split_text(document, " no.").size() == 6);
   CHECK(document.find(" yes.") == std::string::npos);
   task.options.solved = 1;
-  CHECK(split_text(task.document(0), " no.").size() == 5);
-  CHECK(task.document(0).find(" yes.</think>") != std::string::npos);
+  CHECK(split_text(text(task.document(0)), " no.").size() == 5);
+  CHECK(text(task.document(0)).find(" yes.</think>") != std::string::npos);
   task.options.search_share = 0;
   task.options.guess_right = 1;
-  for (int64_t i = 0; i < 20; ++i) CHECK(task.document(i).find(" want ") == std::string::npos);
+  for (int64_t i = 0; i < 20; ++i) CHECK(text(task.document(i)).find(" want ") == std::string::npos);
   task.options.prompt_template = Template::base;
   CHECK_THROWS_AS(task.document(0), std::invalid_argument);
 }
@@ -617,7 +650,7 @@ TEST_CASE("countdown: the tiny vocabulary is dense and spells every document") {
   CHECK(*dense.rbegin() == std::ssize(ids) - 1);
   CHECK(tokenizer["model"]["merges"].empty());
   for (int64_t i = 0; i < 300; ++i) {
-    std::string rest = task.document(i);
+    std::string rest = text(task.document(i));
     for (const std::string& word : words) {
       const auto pieces = split_text(rest, word);
       rest.clear();

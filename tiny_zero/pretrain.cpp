@@ -12,28 +12,36 @@ namespace {
 
 using torch::Tensor;
 
-/// The next documents of the base text, each closed by the end token, until a batch is full.
-PackedTokens next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id, int64_t batch_tokens,
-                        int64_t& cursor, const torch::Device& device) {
+struct TextBatch {
+  PackedTokens tokens;             // documents, each closed by the end token
+  std::vector<int64_t> positions;  // of the tokens before a response's token: what the loss is taken on
+};
+
+/// The next documents of the base text, until a batch is full.
+TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id, int64_t batch_tokens,
+                     int64_t& cursor, const torch::Device& device) {
   std::vector<std::vector<int64_t>> documents;
-  for (int64_t tokens = 0; tokens < batch_tokens; ++cursor) {
-    documents.push_back(tokenizer.encode(task.document(cursor)));
-    documents.back().push_back(end_id);
-    tokens += static_cast<int64_t>(documents.back().size());
+  std::vector<int64_t> positions;
+  for (int64_t start = 0; start < batch_tokens; ++cursor) {
+    const Document document = task.document(cursor);
+    std::vector<int64_t> ids = tokenizer.encode(document.prompt);
+    const int64_t prompt_end = start + std::ssize(ids);
+    for (const int64_t id : tokenizer.encode(document.response)) ids.push_back(id);
+    ids.push_back(end_id);
+    start += std::ssize(ids);
+    for (int64_t i = prompt_end; i < start; ++i) positions.push_back(i - 1);
+    documents.push_back(std::move(ids));
   }
-  return PackedTokens::from(documents, device);
+  return {PackedTokens::from(documents, device), positions};
 }
 
-/// Mean loss of predicting each token from those before it in its own document.   @return scalar, nats
-Tensor next_token_loss(const Model& model, const PackedTokens& batch) {
-  std::vector<int64_t> positions;
-  for (size_t s = 0; s + 1 < batch.starts.size(); ++s) {
-    for (int64_t i = batch.starts[s]; i + 1 < batch.starts[s + 1]; ++i) positions.push_back(i);
-  }
-  const Tensor index = torch::tensor(positions, torch::kInt64).to(batch.ids.device());
-  const Tensor hidden = model.hidden_states(batch);
+/// Mean loss of predicting each token of a response. The prompts are random numbers: nothing there to learn.
+/// @return scalar, nats
+Tensor next_token_loss(const Model& model, const TextBatch& batch) {
+  const Tensor index = torch::tensor(batch.positions, torch::kInt64).to(model.device());
+  const Tensor hidden = model.hidden_states(batch.tokens);
   return -model
-              .log_probs(hidden, index, batch.ids.index_select(0, index + 1), /*temperature=*/1.0,
+              .log_probs(hidden, index, batch.tokens.ids.index_select(0, index + 1), /*temperature=*/1.0,
                          /*with_entropy=*/false)
               .log_probs.mean();
 }
@@ -73,14 +81,13 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   Stopwatch watch;
   int64_t timed_tokens = tokens;
   while (tokens < config.pretrain_tokens) {
-    const PackedTokens batch =
-        next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
+    const TextBatch batch = next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
     const double learning_rate =
         config.pretrain_learning_rate * (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
     const Tensor loss = next_token_loss(*model, batch);
     loss.backward();
     optimizer->step(model->parameters(), model->gradients(), learning_rate);
-    tokens += batch.count();
+    tokens += batch.tokens.count();
     loss_sum += loss.item<double>();
     if (++update % kLogEvery == 0) {
       const double speed = std::round(static_cast<double>(tokens - timed_tokens) / watch.lap());

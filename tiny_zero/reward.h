@@ -31,6 +31,12 @@ struct Reward {
   bool reflected = false;  // the response returns to the problem after a failed check
 };
 
+/// Text to pre-train a tiny model on. The loss is taken on the response alone.
+struct Document {
+  std::string prompt;
+  std::string response;
+};
+
 /// A share worth watching beside the reward, such as "arithmetic right": `hits` of `trials`.
 struct Tally {
   std::string name;
@@ -56,7 +62,7 @@ class Task {
   /// Shares to report beside the reward; every response gives the same names in the same order.
   virtual std::vector<Tally> diagnose(const Problem& /*problem*/, std::string_view /*response*/) const { return {}; }
   /// Pre-training document `index` of the tiny base model: a training prompt and a response to it.
-  virtual std::string document(int64_t /*index*/) const {
+  virtual Document document(int64_t /*index*/) const {
     throw std::invalid_argument("this task has no base text; pretrain works with --task countdown");
   }
   /// tokenizer.json of the tiny base model.

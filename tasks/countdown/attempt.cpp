@@ -66,12 +66,12 @@ Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Ran
   std::vector<int64_t> left = numbers;
   std::vector<Equation> equations;
   while (left.size() > 1) {
-    // Refused choices are drawn again. One always passes: a/b if the two are equal, else the larger minus the smaller.
+    // Refused choices are drawn again. One always passes: the larger minus the smaller.
     const auto last = static_cast<int64_t>(left.size()) - 1;
     const auto i = static_cast<size_t>(random.between(0, last)), j = static_cast<size_t>(random.between(0, last));
     const char op = kOperators[static_cast<size_t>(random.between(0, 3))];
     const Rational value = apply(op, {left[i], 1}, {left[j], 1});
-    if (i == j || value.den != 1 || value.num < 1 || value.num > max_value) continue;
+    if (i == j || left[i] < left[j] || value.den != 1 || value.num < 0 || value.num > max_value) continue;
     equations.push_back({left[i], op, left[j], value.num});
     left[i] = value.num;
     left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));

@@ -42,8 +42,8 @@ struct Attempt {
   std::string text() const;
 };
 
-/// A random attempt: two of what is left and an operator, each choice equally likely among those whose result is an
-/// integer in [1, max_value], until one value is left. Needs numbers in [1, max_value].
+/// A random attempt: two of what is left, the larger first, and an operator, each choice equally likely among those
+/// whose result is an integer in [0, max_value], until one value is left. Needs numbers in [1, max_value].
 Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
 
 /// The attempt that these equations make of `numbers`: each takes two values that are left and puts its written result

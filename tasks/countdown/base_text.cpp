@@ -16,10 +16,10 @@ constexpr std::string_view kWords[] = {"use ",  " once each to make ", "<think>"
                                        " try ", " wait, try ",         " want ",  " no.",     " yes.",    kEnd};
 
 /// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws find none.
-std::optional<Attempt> draw_failure(const Puzzle& puzzle, int64_t value_max, Random& random,
+std::optional<Attempt> draw_failure(const Puzzle& puzzle, const Options& options, Random& random,
                                     std::set<std::string>& seen) {
   for (int tries = 0; tries < 1000; ++tries) {
-    Attempt attempt = draw_attempt(puzzle.numbers, value_max, random);
+    Attempt attempt = draw_attempt(puzzle.numbers, options.value_max, random);
     if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second) return attempt;
   }
   return std::nullopt;
@@ -27,7 +27,7 @@ std::optional<Attempt> draw_failure(const Puzzle& puzzle, int64_t value_max, Ran
 
 }  // namespace
 
-std::string Countdown::document(int64_t index) const {
+Document Countdown::document(int64_t index) const {
   const Options& o = options;
   if (o.prompt_template != Template::short_form) {
     throw std::invalid_argument(
@@ -36,28 +36,34 @@ std::string Countdown::document(int64_t index) const {
   Random random(seed_, kDocuments, static_cast<uint64_t>(index));
   Attempt solution;
   const Puzzle puzzle = generate(Split::train, random, &solution);
-  const auto document = [&](const std::string& thoughts, const Attempt& last) {
-    return prompt(puzzle) + thoughts + "</think><answer>" + last.expression + "</answer>";
+  const auto document = [&](const std::string& thoughts, const Attempt& last) -> Document {
+    return {prompt(puzzle), thoughts + "</think><answer>" + last.expression + "</answer>"};
   };
   std::set<std::string> seen;
   if (!random.chance(o.search_share)) {
     const bool right = random.chance(o.guess_right);
-    const Attempt guess = right ? solution : draw_failure(puzzle, o.value_max, random, seen).value_or(solution);
+    const Attempt guess = right ? solution : draw_failure(puzzle, o, random, seen).value_or(solution);
     return document(" try " + guess.text(), guess);
   }
   const std::string want = " want " + std::to_string(puzzle.target);
+  const auto judged = [&](const Attempt& attempt, bool right) {
+    return attempt.text() + want + (right ? " yes." : " no.");
+  };
   const bool solved = random.chance(o.solved);
   std::string thoughts;
   Attempt last = solution;
   for (int64_t failures = 0; failures < o.max_attempts - solved; ++failures) {
     if (failures > 0 && !random.chance(o.go_on)) break;
-    const auto failure = draw_failure(puzzle, o.value_max, random, seen);
+    const auto failure = draw_failure(puzzle, o, random, seen);
     if (!failure) break;
-    thoughts += (failures == 0 ? " try " : " wait, try ") + failure->text() + want + " no.";
+    const bool accepted = random.chance(o.misjudged);
+    thoughts += (failures == 0 ? " try " : " wait, try ") + judged(*failure, accepted);
     last = *failure;
+    if (accepted) return document(thoughts, last);
   }
   if (!solved) return document(thoughts, last);
-  return document(thoughts + " wait, try " + solution.text() + want + " yes.", solution);
+  const bool missed = random.chance(o.misjudged);
+  return document(thoughts + " wait, try " + judged(solution, !missed), missed ? last : solution);
 }
 
 std::string Countdown::tokenizer_json() const {

@@ -17,6 +17,7 @@ namespace {
 const bool kRegistered = register_task("countdown", [] { return std::make_unique<Countdown>(); });
 
 constexpr int64_t kMaxCount = 8, kMaxNumber = 1'000'000'000;  // of a puzzle, from whatever source
+constexpr size_t kMaxTest = 2048;                             // generated problems of the test split
 
 std::string list(const std::vector<int64_t>& numbers, const std::string& comma) {
   std::string text;
@@ -111,6 +112,7 @@ Settings Countdown::settings() {
       .add("countdown-search-share", o.search_share, 0, 1, "base text: share of documents that search; others guess")
       .add("countdown-go-on", o.go_on, 0, 1, "base text: chance that one more attempt fails after a failed one")
       .add("countdown-solved", o.solved, 0, 1, "base text: share of searches that end solved; others give up")
+      .add("countdown-misjudged", o.misjudged, 0, 1, "base text: share of attempts whose check comes out wrong")
       .add("countdown-guess-right", o.guess_right, 0, 1, "base text: share of guesses that are right")
       .add("countdown-max-attempts", o.max_attempts, 2, 1000, "base text: most attempts of one search");
   return list;
@@ -146,7 +148,13 @@ void Countdown::prepare(uint64_t seed) {
     }
     if (train.empty()) throw std::invalid_argument(o.train_file + ": every row belongs to the test split");
   }
-  for (const Split split : {Split::train, Split::test}) problem(split, 0);  // throws now if the ranges allow none
+  std::set<uint64_t> seen;
+  for (uint64_t draw = 0; o.test_file.empty() && seen.size() < kMaxTest && draw < 100 * kMaxTest; ++draw) {
+    Random random(seed, kTest, draw);
+    const Puzzle puzzle = generate(Split::test, random);
+    if (seen.insert(key(puzzle)).second) test.push_back(puzzle);
+  }
+  problem(Split::train, 0);  // throws now if the ranges allow none
 }
 
 bool Countdown::in_test(const Puzzle& puzzle) const {
@@ -177,7 +185,7 @@ Problem Countdown::problem(Split split, int64_t index) const {
   const auto at = static_cast<uint64_t>(index);
   Puzzle puzzle;
   if (rows.empty()) {
-    Random random(seed_, split == Split::train ? kTrain : kTest, at);
+    Random random(seed_, kTrain, at);
     puzzle = generate(split, random);
   } else if (split == Split::train) {
     puzzle = rows[shuffled(at % rows.size(), rows.size(), Random(seed_, kEpochs, at / rows.size()))];

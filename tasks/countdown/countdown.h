@@ -35,7 +35,7 @@ struct Options {
   int64_t value_max = 999;
   double test_share = 0.1;
   // base text
-  double search_share = 0.2, go_on = 0.7, solved = 0.7, guess_right = 0.1;
+  double search_share = 0.2, go_on = 0.7, solved = 0.7, misjudged = 0, guess_right = 0.1;
   int64_t max_attempts = 8;
 };
 
@@ -47,7 +47,8 @@ class Countdown : public Task {
   /// Loads the files. A line that is no usable problem throws with its place; a training row that belongs to the test
   /// split is left out and counted on standard error.
   void prepare(uint64_t seed) override;
-  /// From a file: test rows in their order, training rows in a new order each epoch. Generated: solvable.
+  /// From a file: test rows in their order, training rows in a new order each epoch. Generated: solvable; those of the
+  /// test split all differ until they start again after 2048, or as many as the ranges hold.
   Problem problem(Split split, int64_t index) const override;
   Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
   /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes together; marked if it
@@ -57,7 +58,7 @@ class Countdown : public Task {
   /// searches and guesses, speak of every form: a search is a response that reflects().
   std::vector<Tally> diagnose(const Problem& problem, std::string_view response) const override;
   /// Short form only. The problem is generated, in no test split, even where the training split comes from a file.
-  std::string document(int64_t index) const override;
+  Document document(int64_t index) const override;
   std::string tokenizer_json() const override;
 
  private:
