@@ -17,7 +17,7 @@ step() { printf '\n== %s\n' "$*"; }
 evaluate() {  # model, stage
   local problems=1024
   [[ -n ${QUICK:-} ]] && problems=64
-  "$program" eval "${common[@]}" --model "$1" --eval-problems "$problems" \
+  "$program" eval "${common[@]}" --model "$1" --eval-problems "$problems" --greedy=false \
     --json "$runs/$run/$2.json" --responses "$runs/$run/$2.jsonl" >"$runs/$run/$2.txt"
 }
 
