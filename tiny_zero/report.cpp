@@ -59,9 +59,10 @@ std::string cell(const Json& value) {
   return text;
 }
 
-/// The first problem that the trained model gets right after a failed check, else the first of all.
-size_t pick_problem(const std::vector<Json>& after) {
-  for (size_t i = 0; i < after.size(); ++i) {
+/// The first problem that the base model gets wrong and the trained one right after a failed check, else the first.
+size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& after) {
+  for (size_t i = 0; i < std::min(before.size(), after.size()); ++i) {
+    if (before[i].at("correct").get<bool>()) continue;
     if (after[i].at("correct").get<bool>() && after[i].at("reflected").get<bool>()) return i;
   }
   return 0;
@@ -107,8 +108,7 @@ void report(const Config& config) {
     std::printf("%-34s %10s %10s\n", name.c_str(), cell(value).c_str(), cell(after.value(name, Json())).c_str());
   }
 
-  const auto last = read_lines(directory / "after.jsonl");
-  const size_t problem = pick_problem(last);
+  const size_t problem = pick_problem(read_lines(directory / "before.jsonl"), read_lines(directory / "after.jsonl"));
   std::printf("\nOne problem (number %zu of the test split) as training went on:\n", problem);
   for (const char* stage : {"before", "middle", "after"}) {
     const Json line = read_lines(directory / (std::string(stage) + ".jsonl")).at(problem);
