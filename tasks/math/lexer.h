@@ -1,0 +1,33 @@
+#pragma once
+// Splits the LaTeX of an answer into tokens and drops what says nothing about its value.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tiny_zero::math {
+
+struct Token {
+  enum Type {
+    end,
+    number,    // text: digits; the value is text * 10^scale, and "repeat" goes on behind it for ever
+    letter,    // a variable, one letter or a command such as \theta
+    word,      // two or more letters without \text, which may be a product or a word
+    quoted,    // from \text{...}: lower-case letters and digits
+    function,  // sin, log, ...
+    command,   // frac, sqrt, ...
+    mark,      // operators, brackets, separators
+  };
+  Type type = end;
+  std::string text;
+  int64_t scale = 0;
+  std::string repeat = {};
+  bool is(std::string_view mark_text) const { return type == mark && text == mark_text; }
+};
+
+/// The tokens with an `end` behind them, or nothing if a command or byte is unknown.
+std::optional<std::vector<Token>> tokenize(std::string_view text);
+
+}  // namespace tiny_zero::math
