@@ -2,7 +2,9 @@
 
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <unordered_map>
 
 #include "tiny_zero/random.h"
 
@@ -14,7 +16,7 @@ __extension__ using Wide = unsigned __int128;
 constexpr uint64_t kPrimes[] = {2305843009213693921, 2305843009213693693};  // both 1 modulo 4
 constexpr uint64_t kRootsOfMinusOne[] = {583529827753931384, 966685122347009555};
 constexpr int64_t kMaxFactorial = 3000;
-constexpr long double kPi = 3.141592653589793238462643383279502884L, kE = 2.718281828459045235360287471352662498L;
+constexpr size_t kMaxDecimalDigits = 12;
 const Complex kUndefined(std::numeric_limits<long double>::quiet_NaN(), 0);
 
 uint64_t hash(std::string_view text, uint64_t seed) {
@@ -23,221 +25,149 @@ uint64_t hash(std::string_view text, uint64_t seed) {
   return state;
 }
 
-/// The integer that an expression without variables is, if it is one below 1e15 and computed without roots.
+/// The integer below 1e15 that an expression without variables is, if it is one.
 std::optional<int64_t> integer_value(const Node& node, Work& work) {
   if (has_variable(node)) return std::nullopt;
-  const Complex value = approximate(node, 0, false, work);
+  const Complex value = approximate(node, /*point=*/0, /*signs=*/false, work);
   const bool integer = value.imag() == 0 && std::abs(value.real()) < 1e15L && std::round(value.real()) == value.real();
   return integer ? std::optional(static_cast<int64_t>(value.real())) : std::nullopt;
 }
 
-// ---- Modulo a prime ----
+/// Arithmetic modulo a prime; nothing is the value of what is undefined or no rational function.
+struct Exact {
+  using Value = std::optional<uint64_t>;
+  int prime;
+  Work& work;
 
-struct Modular {
-  uint64_t p;
-  uint64_t times(uint64_t a, uint64_t b) const { return static_cast<uint64_t>(static_cast<Wide>(a) * b % p); }
-  uint64_t plus(uint64_t a, uint64_t b) const { return (a + b) % p; }
-  uint64_t minus(uint64_t a) const { return a == 0 ? 0 : p - a; }
-  uint64_t power(uint64_t base, uint64_t exponent) const {
-    uint64_t result = 1;
-    for (; exponent > 0; exponent >>= 1, base = times(base, base)) {
-      if (exponent & 1) result = times(result, base);
-    }
+  uint64_t p() const { return kPrimes[prime]; }
+  Value integer(int64_t n) const { return n < 0 ? p() - static_cast<uint64_t>(-n) : static_cast<uint64_t>(n); }
+  Value add(Value a, Value b) const { return a && b ? Value((*a + *b) % p()) : Value(); }
+  Value multiply(Value a, Value b) const {
+    return a && b ? Value(static_cast<uint64_t>(static_cast<Wide>(*a) * *b % p())) : Value();
+  }
+  Value raise(Value base, int64_t exponent) const {
+    if (exponent < 0 && base == uint64_t{0}) return {};
+    auto bits = static_cast<uint64_t>(std::abs(exponent));
+    if (exponent < 0) base = raise(base, static_cast<int64_t>(p() - 2));  // Fermat's inverse
+    Value result = 1;
+    for (; bits > 0; bits >>= 1, base = multiply(base, base)) result = bits & 1 ? multiply(result, base) : result;
     return result;
   }
-  std::optional<uint64_t> inverse(uint64_t a) const { return a == 0 ? std::nullopt : std::optional(power(a, p - 2)); }
-  uint64_t number(std::string_view digits) const {
-    uint64_t value = 0;
-    for (const char c : digits) value = plus(times(value, 10), static_cast<uint64_t>(c - '0'));
-    return value;
+  Value number(const Node& node) const {
+    Value value = 0;
+    for (const char c : node.name) value = c == '-' ? value : add(multiply(value, 10), static_cast<uint64_t>(c - '0'));
+    return multiply(multiply(value, raise(10, node.scale)), integer(node.name[0] == '-' ? -1 : 1));
+  }
+  Value symbol(const std::string& name) const {
+    return name == "i" ? kRootsOfMinusOne[prime] : hash(name, static_cast<uint64_t>(prime)) % p();
+  }
+  Value power(Value base, const Node& exponent) const {
+    const auto n = integer_value(exponent, work);
+    return n ? raise(base, *n) : Value();
+  }
+  Value call(const std::string& name, Value x, const Node&) const {  // any f: equal arguments give equal values
+    return x && name.starts_with("unknown ") ? Value(mix_bits(hash(name, 0) ^ *x) % p()) : Value();
   }
 };
 
-// ---- In long double ----
+/// Complex numbers in long double; NaN is the value of what is undefined.
+struct Approximate {
+  using Value = Complex;
+  int point;
+  bool signs;
+  Work& work;
 
-Complex power(Complex base, Complex exponent) {
-  if (exponent == Complex(0)) return 1;
-  if (base.imag() == 0) base = base.real();  // not -9 - 0i, whose root is -3i
-  if (exponent.imag() != 0 || base.imag() != 0) return std::pow(base, exponent);
-  const long double b = base.real(), e = exponent.real();
-  if (b >= 0 || std::round(e) == e) return std::pow(b, e);
-  for (int odd = 3; odd < 100; odd += 2) {  // the real root of a negative number, as in \sqrt[3]{-8}
-    const long double top = std::round(e * odd);
-    if (std::abs(e * odd - top) < 1e-15L) return std::pow(-b, e) * (std::fmod(top, 2.0L) == 0 ? 1 : -1);
+  Value integer(int64_t n) const { return static_cast<long double>(n); }
+  Value add(Value a, Value b) const { return a + b; }
+  Value multiply(Value a, Value b) const { return a * b; }
+  Value raise(Value base, Value exponent) const {
+    if (exponent == Value(0)) return 1;
+    if (base.imag() == 0) base = base.real();  // not -9 - 0i, whose root is -3i
+    if (exponent.imag() != 0 || base.imag() != 0) return std::pow(base, exponent);
+    const long double b = base.real(), e = exponent.real();
+    if (b >= 0 || std::round(e) == e) return std::pow(b, e);
+    for (int odd = 3; odd < 100; odd += 2) {  // the real root of a negative number, as in \sqrt[3]{-8}
+      const long double top = std::round(e * odd);
+      if (std::abs(e * odd - top) < 1e-15L) return std::pow(-b, e) * (std::fmod(top, 2.0L) == 0 ? 1 : -1);
+    }
+    return std::pow(base, exponent);
   }
-  return std::pow(base, exponent);
-}
+  Value number(const Node& node) const {
+    if (node.scale < 0 && node.name.size() > kMaxDecimalDigits) return kUndefined;
+    const std::string digits = node.name + "e" + std::to_string(node.scale);
+    long double x = 0;
+    const auto read = std::from_chars(digits.data(), digits.data() + digits.size(), x);
+    return read.ec == std::errc() ? Value(x) : kUndefined;
+  }
+  Value symbol(const std::string& name) const {
+    if (name == "i") return {0, 1};
+    if (name == "pi") return 3.141592653589793238462643383279502884L;
+    if (name == "e") return 2.718281828459045235360287471352662498L;
+    const auto bits = static_cast<long double>(hash(name, static_cast<uint64_t>(100 + point)) >> 11);
+    return (signs && point % 2 == 1 ? -1 : 1) * (point < 2 ? 1 : 8) * (0.3L + 3 * bits * 0x1p-53L);
+  }
+  Value power(Value base, const Node& exponent) const { return raise(base, approximate(exponent, point, signs, work)); }
+  Value call(const std::string& name, Value x, const Node& last) const {
+    static const std::unordered_map<std::string_view, std::function<Value(Value)>> kFunctions = {
+        {"sin", [](Value z) { return std::sin(z); }},
+        {"cos", [](Value z) { return std::cos(z); }},
+        {"tan", [](Value z) { return std::tan(z); }},
+        {"sec", [](Value z) { return 1.0L / std::cos(z); }},
+        {"csc", [](Value z) { return 1.0L / std::sin(z); }},
+        {"cot", [](Value z) { return std::cos(z) / std::sin(z); }},
+        {"arcsin", [](Value z) { return std::asin(z); }},
+        {"arccos", [](Value z) { return std::acos(z); }},
+        {"arctan", [](Value z) { return std::atan(z); }},
+        {"sinh", [](Value z) { return std::sinh(z); }},
+        {"cosh", [](Value z) { return std::cosh(z); }},
+        {"tanh", [](Value z) { return std::tanh(z); }},
+        {"ln", [](Value z) { return z == Value(0) ? kUndefined : std::log(z); }},
+        {"abs", [](Value z) { return Value(std::abs(z)); }},
+        {"floor", [](Value z) { return z.imag() == 0 ? std::floor(z.real()) : kUndefined; }},
+        {"ceil", [](Value z) { return z.imag() == 0 ? std::ceil(z.real()) : kUndefined; }}};
+    if (name == "log") return std::log(x) / std::log(approximate(last, point, signs, work));
+    if (name.starts_with("unknown ")) return std::sin(x * static_cast<long double>(1 + hash(name, 0) % 1000) / 500.0L);
+    const auto function = kFunctions.find(name);
+    return function == kFunctions.end() ? kUndefined : function->second(x);
+  }
+};
 
-Complex call(std::string_view name, Complex x) {
-  if (name == "sin") return std::sin(x);
-  if (name == "cos") return std::cos(x);
-  if (name == "tan") return std::tan(x);
-  if (name == "sec") return 1.0L / std::cos(x);
-  if (name == "csc") return 1.0L / std::sin(x);
-  if (name == "cot") return std::cos(x) / std::sin(x);
-  if (name == "arcsin") return std::asin(x);
-  if (name == "arccos") return std::acos(x);
-  if (name == "arctan") return std::atan(x);
-  if (name == "sinh") return std::sinh(x);
-  if (name == "cosh") return std::cosh(x);
-  if (name == "tanh") return std::tanh(x);
-  if (name == "ln") return x == Complex(0) ? kUndefined : std::log(x);
-  if (name == "abs") return std::abs(x);
-  if (name == "floor" && x.imag() == 0) return std::floor(x.real());
-  if (name == "ceil" && x.imag() == 0) return std::ceil(x.real());
-  return kUndefined;
+template <class Field>
+typename Field::Value evaluate(const Node& node, const Field& field) {
+  using Value = typename Field::Value;
+  const auto undefined = [&] { return field.raise(field.integer(0), -1); };
+  field.work -= 1 + static_cast<Work>(node.name.size() / 16);
+  if (field.work < 0 || (node.args.empty() && node.kind > Kind::symbol)) return undefined();
+  if (node.kind == Kind::number) return field.number(node);
+  if (node.kind == Kind::symbol) return field.symbol(node.name);
+  Value value = evaluate(node.args[0], field);
+  if (node.kind == Kind::power) return field.power(value, node.args[1]);
+  if (node.kind == Kind::sum || node.kind == Kind::product) {
+    for (size_t i = 1; i < node.args.size(); ++i) {
+      const Value next = evaluate(node.args[i], field);
+      value = node.kind == Kind::sum ? field.add(value, next) : field.multiply(value, next);
+    }
+    return value;
+  }
+  if (node.kind != Kind::call) return undefined();
+  if (node.name != "factorial" && node.name != "binom") return field.call(node.name, value, node.args.back());
+  const auto k = integer_value(node.args.back(), field.work);  // n! = n (n-1) ... 1; binom(n, k): k of these / k!
+  if (!k || *k < 0 || *k > kMaxFactorial) return undefined();
+  field.work -= *k / 4;
+  Value top = field.integer(1), bottom = top;
+  for (int64_t j = 0; j < *k; ++j) {
+    top = field.multiply(top, field.add(value, field.integer(-j)));
+    bottom = field.multiply(bottom, field.integer(j + 1));
+  }
+  return node.name == "binom" ? field.multiply(top, field.raise(bottom, -1)) : top;
 }
 
 }  // namespace
 
-std::optional<uint64_t> residue(const Node& node, int prime, int point, Work& work) {
-  if (--work < 0) return std::nullopt;
-  const Modular mod{kPrimes[prime]};
-  const auto value = [&](const Node& n) { return residue(n, prime, point, work); };
-  const auto& args = node.args;
-  switch (node.kind) {
-    case Kind::number: {
-      const uint64_t digits = mod.number(node.name), ten = mod.power(10, static_cast<uint64_t>(std::abs(node.scale)));
-      work -= static_cast<Work>(node.name.size() / 16);
-      return mod.times(digits, node.scale < 0 ? *mod.inverse(ten) : ten);
-    }
-    case Kind::symbol:
-      if (node.name == "i") return kRootsOfMinusOne[prime];
-      return hash(node.name, static_cast<uint64_t>(1 + prime + 2 * point)) % mod.p;
-    case Kind::sum:
-    case Kind::product: {
-      const bool sum = node.kind == Kind::sum;
-      uint64_t total = !sum;
-      for (const Node& arg : args) {
-        const auto x = value(arg);
-        if (!x) return x;
-        total = sum ? mod.plus(total, *x) : mod.times(total, *x);
-      }
-      return total;
-    }
-    case Kind::negate:
-    case Kind::reciprocal: {
-      const auto x = value(args[0]);
-      if (!x) return x;
-      return node.kind == Kind::negate ? mod.minus(*x) : mod.inverse(*x);
-    }
-    case Kind::power: {
-      const auto exponent = integer_value(args[1], work);
-      if (!exponent) return std::nullopt;
-      const auto base = value(args[0]);
-      if (!base || *exponent >= 0)
-        return base ? std::optional(mod.power(*base, static_cast<uint64_t>(*exponent))) : base;
-      return mod.inverse(mod.power(*base, static_cast<uint64_t>(-*exponent)));
-    }
-    case Kind::call: {
-      if (node.name.starts_with("unknown ")) {  // any function: equal arguments give equal values
-        uint64_t state = hash(node.name, static_cast<uint64_t>(prime));
-        for (const Node& arg : args) {
-          const auto x = value(arg);
-          if (!x) return x;
-          state = mix_bits(state ^ *x);
-        }
-        return state % mod.p;
-      }
-      const bool binomial = node.name == "binom";
-      if (!binomial && node.name != "factorial") return std::nullopt;
-      const auto k = integer_value(args.back(), work);  // n! = n (n-1) ... 1, and binom(n, k) the first k of these / k!
-      const auto n = value(args[0]);
-      if (!n || !k || *k < 0 || *k > kMaxFactorial) return std::nullopt;
-      work -= *k / 4;
-      uint64_t top = 1, bottom = 1;
-      for (int64_t j = 0; j < *k; ++j) {
-        top = mod.times(top, mod.plus(*n, mod.minus(static_cast<uint64_t>(j))));
-        bottom = mod.times(bottom, static_cast<uint64_t>(j + 1));
-      }
-      return binomial ? mod.times(top, *mod.inverse(bottom)) : top;
-    }
-    default:
-      return std::nullopt;
-  }
-}
-
-bool same_product(int prime, uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
-  const Modular mod{kPrimes[prime]};
-  return mod.times(a, b) == mod.times(c, d);
-}
+std::optional<uint64_t> residue(const Node& node, int prime, Work& work) { return evaluate(node, Exact{prime, work}); }
 
 Complex approximate(const Node& node, int point, bool signs, Work& work) {
-  if (--work < 0) return kUndefined;
-  const auto value = [&](const Node& n) { return approximate(n, point, signs, work); };
-  const auto& args = node.args;
-  switch (node.kind) {
-    case Kind::number: {
-      if (node.scale < 0 && node.name.size() > 12) return kUndefined;
-      const std::string digits = node.name + "e" + std::to_string(node.scale);
-      long double x = 0;
-      work -= static_cast<Work>(digits.size() / 16);
-      const auto read = std::from_chars(digits.data(), digits.data() + digits.size(), x);
-      return read.ec == std::errc() ? Complex(x) : kUndefined;
-    }
-    case Kind::symbol: {
-      if (node.name == "i") return {0, 1};
-      if (node.name == "pi") return kPi;
-      if (node.name == "e") return kE;
-      const uint64_t bits = hash(node.name, static_cast<uint64_t>(100 + point));
-      const long double x = (point < 2 ? 1 : 8) * (0.3L + 3.0L * static_cast<long double>(bits >> 11) * 0x1p-53L);
-      return signs && point % 2 == 1 ? -x : x;
-    }
-    case Kind::sum:
-    case Kind::product: {
-      const bool sum = node.kind == Kind::sum;
-      Complex total = sum ? 0 : 1;
-      for (const Node& arg : args) total = sum ? total + value(arg) : total * value(arg);
-      return total;
-    }
-    case Kind::negate:
-      return -value(args[0]);
-    case Kind::reciprocal: {
-      const Complex x = value(args[0]);
-      return x.imag() == 0 ? Complex(1 / x.real()) : 1.0L / x;
-    }
-    case Kind::power:
-      return power(value(args[0]), value(args[1]));
-    case Kind::call: {
-      work -= 4;
-      const Complex x = value(args[0]);
-      if (node.name == "log") return call("ln", x) / call("ln", value(args[1]));
-      if (node.name == "factorial" || node.name == "binom") {
-        const Complex k = value(args.back());
-        if (k.imag() != 0 || std::round(k.real()) != k.real() || k.real() < 0 || k.real() > kMaxFactorial)
-          return kUndefined;
-        work -= static_cast<Work>(k.real()) / 4;
-        Complex product = 1;
-        for (long double j = 0; j < k.real(); ++j) product *= node.name == "binom" ? (x - j) / (j + 1) : x - j;
-        return product;
-      }
-      if (!node.name.starts_with("unknown ")) return call(node.name, x);
-      Complex mixed = 0;  // a smooth function of its own for every name
-      for (const Node& arg : args)
-        mixed = std::sin(mixed + value(arg) * static_cast<long double>(1 + hash(node.name, 7) % 1000) / 500.0L);
-      return mixed;
-    }
-    default:
-      return kUndefined;
-  }
-}
-
-bool has_variable(const Node& node) {
-  if (node.kind == Kind::symbol)
-    return node.name != "i" && node.name != "e" && node.name != "pi" && node.name != "infty";
-  for (const Node& arg : node.args) {
-    if (has_variable(arg)) return true;
-  }
-  return false;
-}
-
-bool needs_positive(const Node& node) {
-  if (node.kind == Kind::call && (node.name == "ln" || node.name == "log")) return true;
-  if (node.kind == Kind::power && !(node.args[1].kind == Kind::number && node.args[1].scale == 0)) return true;
-  for (const Node& arg : node.args) {
-    if (needs_positive(arg)) return true;
-  }
-  return false;
+  return evaluate(node, Approximate{point, signs, work});
 }
 
 }  // namespace tiny_zero::math

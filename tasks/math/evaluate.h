@@ -11,27 +11,18 @@ namespace tiny_zero::math {
 
 using Complex = std::complex<long double>;
 
-/// What one comparison may cost, in visited nodes; an evaluation that has spent it has no value.
+/// What a comparison may still cost, in visited nodes; below 0 nothing has a value any more.
 using Work = int64_t;
 
-/// The value modulo a 61-bit prime (prime is 0 or 1), variables, pi, e and infinity being random residues and i a root
-/// of -1. Exact: expressions of + - * /, integer powers, factorials and binomials that differ as rational functions
-/// agree with a probability below 1e-14. Nothing if there is a root, logarithm, ... or a division by zero in it.
-std::optional<uint64_t> residue(const Node& node, int prime, int point, Work& work);
-
-/// Whether a * b equals c * d modulo that prime.
-bool same_product(int prime, uint64_t a, uint64_t b, uint64_t c, uint64_t d);
+/// The value modulo a 61-bit prime (`prime` is 0 or 1), variables, pi, e and infinity being random residues and i a
+/// root of -1. Exact: expressions of + - * /, integer powers, factorials and binomials that differ as rational
+/// functions agree with a probability below 1e-14. Nothing if there is a root, logarithm, ... or a division by zero in
+/// it.
+std::optional<uint64_t> residue(const Node& node, int prime, Work& work);
 
 /// The value in long double, variables being random reals of [0.3, 3.3], from point 2 on of [2.4, 26.4], and below 0 at
-/// odd points if `signs`.
-/// Not finite where the value is undefined, beyond long double, or rests on a decimal of more than 12 digits, which is
-/// a rounded value and as such equals only what residue() can tell.
+/// odd points if `signs`. Not finite where the value is undefined, beyond long double, or rests on a decimal of more
+/// than 12 digits, which is a rounded value and as such equals only what residue() can tell.
 Complex approximate(const Node& node, int point, bool signs, Work& work);
-
-/// Whether a variable occurs in it.
-bool has_variable(const Node& node);
-
-/// Whether it has a root, a power with a variable exponent or a logarithm: then variables are positive.
-bool needs_positive(const Node& node);
 
 }  // namespace tiny_zero::math

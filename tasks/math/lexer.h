@@ -11,17 +11,17 @@ namespace tiny_zero::math {
 
 struct Token {
   enum Type {
-    end,
-    number,    // text: digits; the value is text * 10^scale, and "repeat" goes on behind it for ever
-    letter,    // a variable, one letter or a command such as \theta
-    word,      // two or more letters without \text, which may be a product or a word
-    quoted,    // from \text{...}: lower-case letters and digits
+    end,       // behind the last token; in the table of names: layout, which is dropped
+    number,    // text: digits; the value is text * 10^scale, and `repeat` goes on behind it for ever
+    letter,    // a variable: one letter, or a command such as \theta
+    word,      // two or more letters without \text: a product or a word
+    quoted,    // a word of \text{...}, in lower case
     function,  // sin, log, ...
     command,   // frac, sqrt, ...
     mark,      // operators, brackets, separators
   };
   Type type = end;
-  std::string text;
+  std::string text = {};
   int64_t scale = 0;
   std::string repeat = {};
   bool is(std::string_view mark_text) const { return type == mark && text == mark_text; }
