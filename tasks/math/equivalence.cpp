@@ -28,7 +28,7 @@ Node with_sign(Node node, bool minus) {
 bool needs_positive(const Node& node) {
   return any_node(node, [](const Node& n) {
     const bool root = n.kind == Kind::power && (n.args[1].kind != Kind::number || n.args[1].scale != 0);
-    return root || n.name == "ln" || n.name == "log";
+    return root || n.name == "ln";
   });
 }
 

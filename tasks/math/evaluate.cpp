@@ -65,7 +65,7 @@ struct Exact {
     const auto n = integer_value(exponent, work);
     return n ? raise(base, *n) : Value();
   }
-  Value call(const std::string& name, Value x, const Node&) const {  // any f: equal arguments give equal values
+  Value call(const std::string& name, Value x) const {  // any f: equal arguments give equal values
     return x && name.starts_with("unknown ") ? Value(mix_bits(hash(name, 0) ^ *x) % p()) : Value();
   }
 };
@@ -107,7 +107,7 @@ struct Approximate {
     return (signs && point % 2 == 1 ? -1 : 1) * (point < 2 ? 1 : 8) * (0.3L + 3 * bits * 0x1p-53L);
   }
   Value power(Value base, const Node& exponent) const { return raise(base, approximate(exponent, point, signs, work)); }
-  Value call(const std::string& name, Value x, const Node& last) const {
+  Value call(const std::string& name, Value x) const {
     static const std::unordered_map<std::string_view, std::function<Value(Value)>> kFunctions = {
         {"sin", [](Value z) { return std::sin(z); }},
         {"cos", [](Value z) { return std::cos(z); }},
@@ -118,14 +118,10 @@ struct Approximate {
         {"arcsin", [](Value z) { return std::asin(z); }},
         {"arccos", [](Value z) { return std::acos(z); }},
         {"arctan", [](Value z) { return std::atan(z); }},
-        {"sinh", [](Value z) { return std::sinh(z); }},
-        {"cosh", [](Value z) { return std::cosh(z); }},
-        {"tanh", [](Value z) { return std::tanh(z); }},
         {"ln", [](Value z) { return z == Value(0) ? kUndefined : std::log(z); }},
         {"abs", [](Value z) { return Value(std::abs(z)); }},
         {"floor", [](Value z) { return z.imag() == 0 ? std::floor(z.real()) : kUndefined; }},
         {"ceil", [](Value z) { return z.imag() == 0 ? std::ceil(z.real()) : kUndefined; }}};
-    if (name == "log") return std::log(x) / std::log(approximate(last, point, signs, work));
     if (name.starts_with("unknown ")) return std::sin(x * static_cast<long double>(1 + hash(name, 0) % 1000) / 500.0L);
     const auto function = kFunctions.find(name);
     return function == kFunctions.end() ? kUndefined : function->second(x);
@@ -150,7 +146,7 @@ typename Field::Value evaluate(const Node& node, const Field& field) {
     return value;
   }
   if (node.kind != Kind::call) return undefined();
-  if (node.name != "factorial" && node.name != "binom") return field.call(node.name, value, node.args.back());
+  if (node.name != "factorial" && node.name != "binom") return field.call(node.name, value);
   const auto k = integer_value(node.args.back(), field.work);  // n! = n (n-1) ... 1; binom(n, k): k of these / k!
   if (!k || *k < 0 || *k > kMaxFactorial) return undefined();
   field.work -= *k / 4;

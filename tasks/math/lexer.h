@@ -11,14 +11,17 @@ namespace tiny_zero::math {
 
 struct Token {
   enum Type {
-    end,       // behind the last token; in the table of names: layout, which is dropped
+    end,       // behind the last token
     number,    // text: digits; the value is text * 10^scale, and `repeat` goes on behind it for ever
     letter,    // a variable: one letter, or a command such as \theta
     word,      // two or more letters without \text: a product or a word
-    quoted,    // a word of \text{...}, in lower case
+    quoted,    // a word of \text{...}
     function,  // sin, log, ...
     command,   // frac, sqrt, ...
     mark,      // operators, brackets, separators
+    layout,
+    unit,
+    multiplier  // in the table of names only: dropped; dropped behind a value; not a unit, though in \text
   };
   Type type = end;
   std::string text = {};

@@ -21,9 +21,12 @@ Node collapse(Kind kind, std::vector<Node> args, std::string name = {}) {
   return {kind, std::move(name), std::move(args)};
 }
 
-/// factor * node, written into the entries of a matrix.
+/// factor * node, written into the entries of a matrix and the digits of a number.
 Node scaled(const Node& factor, Node node) {
-  if (node.name != "matrix" && node.name != "row") return {Kind::product, "", {factor, std::move(node)}};
+  const bool negated = factor.name == "-1" && node.kind == Kind::number;
+  if (negated) node.name = node.name[0] == '-' ? node.name.substr(1) : "-" + node.name;
+  if (negated || (node.name != "matrix" && node.name != "row"))
+    return negated ? node : Node{Kind::product, "", {factor, std::move(node)}};
   for (Node& arg : node.args) arg = scaled(factor, std::move(arg));
   return node;
 }
@@ -74,7 +77,6 @@ class Parser {
 
   Token& peek(size_t ahead = 0) { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
   Token next() { return at_ + 1 < tokens_.size() ? tokens_[at_++] : Token{}; }
-  bool is_command(std::string_view name) { return peek().type == Token::command && peek().text == name; }
   bool is_one_of(std::string_view marks) {
     return peek().type == Token::mark && peek().text.size() == 1 && marks.find(peek().text) != std::string_view::npos;
   }
@@ -88,16 +90,13 @@ class Parser {
     at_ = tokens_.size() - 1;
     return {};
   }
-  void expect(std::string_view mark) {
-    if (!take(mark)) fail();
+  Node expect(std::string_view mark, Node node) { return take(mark) ? node : fail(); }
+  Node nested(Rule rule) {  // limits the recursion
+    if (++depth_ > kMaxDepth) return fail();
+    Node node = (this->*rule)();
+    --depth_;
+    return node;
   }
-  struct Nested {  // limits the recursion
-    explicit Nested(Parser& p) : parser(p) {
-      if (++parser.depth_ > kMaxDepth) parser.fail();
-    }
-    ~Nested() { --parser.depth_; }
-    Parser& parser;
-  };
 
   // ---- From the loosest binding to the tightest ----
   Node chain(Kind kind, std::string_view operators, Rule part) {
@@ -111,7 +110,6 @@ class Parser {
   }
   Node list() { return chain(Kind::set, ",", &Parser::relation); }
   Node relation() {
-    const Nested nested(*this);
     take("~");
     Node node = chain(Kind::relation, "=<>lg!e~", &Parser::ratio);
     return node.kind == Kind::relation ? canonical_relation(std::move(node)) : node;
@@ -121,20 +119,18 @@ class Parser {
 
   /// Words or an expression. Two to four bare letters, such as xy, may be both.
   Node operand() {
-    bool quoted = false, word = false, number = false;
-    std::string letters;
+    std::string letters, types;
     size_t end = at_;
-    for (; tokens_[end].type != Token::end && (tokens_[end].type <= Token::quoted || tokens_[end].is("'")); ++end) {
-      quoted |= tokens_[end].type == Token::quoted;
-      word |= tokens_[end].type == Token::word;
-      number |= tokens_[end].type == Token::number;
+    for (; (tokens_[end].type != Token::end && tokens_[end].type <= Token::quoted) || tokens_[end].is("'"); ++end) {
       for (const char c : tokens_[end].text) letters += c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+      types += "0nawq000"[tokens_[end].type];
     }
     const Token& after = tokens_[end];
     const bool goes_on =
         after.type == Token::function || after.type == Token::command ||
         (after.type == Token::mark && std::string_view("+-*/^_([{|pm").find(after.text) != std::string_view::npos);
-    if (!quoted && (!word || number || goes_on)) return sum();
+    const bool quoted = types.find('q') != std::string::npos, word = types.find('w') != std::string::npos;
+    if (!quoted && (!word || goes_on || types.find('n') != std::string::npos)) return sum();
     Node node{Kind::text, letters};
     if (!quoted && letters.size() <= 4) node.args.push_back(product());
     at_ = end;
@@ -142,7 +138,6 @@ class Parser {
   }
 
   Node sum() {
-    const Nested nested(*this);
     std::vector<Node> terms;
     do terms.push_back(with_sign(&Parser::product));
     while (is_one_of("+-pm"));
@@ -150,90 +145,66 @@ class Parser {
   }
 
   Node with_sign(Rule part) {
-    std::vector<Node> signs;
+    Node sign = number_node("1");
+    const bool is_signed = is_one_of("+-pm");
     for (; is_one_of("+-pm"); ++at_) {
-      if (peek().is("-")) signs.push_back(number_node("-1"));
-      if (!peek().is("-") && !peek().is("+")) signs.push_back({Kind::symbol, peek().is("p") ? "pm" : "mp"});
+      const std::string& mark = peek().text;
+      if (mark != "+") sign = mark == "-" ? scaled(number_node("-1"), sign) : Node{Kind::symbol, mark + "m"};
     }
-    if (signs.empty()) return (this->*part)();
-    return scaled(collapse(Kind::product, std::move(signs)), (this->*part)());
+    Node node = (this->*part)();
+    return is_signed && sign.name != "1" ? scaled(sign, std::move(node)) : node;
   }
 
   bool starts_factor() {
     if (peek().type != Token::mark) return peek().type != Token::end && peek().type != Token::quoted;
-    const bool bracket = is_one_of("([{") || peek().is("\\{") || peek().is("lfloor") || peek().is("lceil");
-    return bracket || (peek().is("|") && !in_bars_) || peek().is("matrix") || peek().is("array");
+    constexpr std::string_view kOpening = " ( [ { \\{ lfloor lceil matrix array deg emptyset ";
+    return peek().is("|") ? !in_bars_ : kOpening.find(" " + peek().text + " ") != std::string_view::npos;
   }
 
   Node product() {
     std::vector<Node> factors{power()};
     for (;;) {
-      const bool after_integer = is_integer(factors.back()), is_number = peek().type == Token::number;
-      const bool slashed = is_number && peek(1).is("/") && peek(2).type == Token::number;
+      const bool number = peek().type == Token::number, after_integer = is_integer(factors.back());
+      const bool slashed = after_integer && number && peek(1).is("/");  // 1 4/5
+      const bool may_mix = slashed || (after_integer && peek().type == Token::command && peek().text == "frac");
       if (take("*")) {
         factors.push_back(with_sign(&Parser::power));
       } else if (take("/")) {
         factors.push_back(inverse(with_sign(&Parser::power)));
-      } else if (after_integer && (is_command("frac") || slashed)) {  // 1\frac{4}{5} or 1 4/5, if that is proper
-        Node fraction = slashed ? quotient(number(), (++at_, number())) : power();
-        if (is_proper(fraction)) {
-          factors.back() = {Kind::sum, "", {factors.back(), std::move(fraction)}};
+      } else if (starts_factor() && (slashed || !number || factors.back().kind != Kind::number)) {
+        Node factor = power();
+        if (slashed) factor = take("/") ? quotient(std::move(factor), power()) : fail();
+        if (may_mix && is_proper(factor)) {
+          factors.back() = {Kind::sum, "", {factors.back(), std::move(factor)}};
         } else {
-          factors.push_back(slashed ? fail() : std::move(fraction));
+          factors.push_back(slashed ? fail() : std::move(factor));
         }
-      } else if (starts_factor() && !(is_number && factors.back().kind == Kind::number)) {
-        factors.push_back(power());
       } else {
         break;
       }
     }
-    const auto matrix = std::find_if(factors.begin(), factors.end(), [](const Node& n) { return n.name == "matrix"; });
-    if (matrix == factors.end() || factors.size() == 1) return collapse(Kind::product, std::move(factors));
-    Node entries = std::move(*matrix);
-    factors.erase(matrix);
-    return scaled(collapse(Kind::product, std::move(factors)), std::move(entries));
+    Node last = std::move(factors.back());
+    factors.pop_back();
+    return factors.empty() ? last : scaled(collapse(Kind::product, std::move(factors)), std::move(last));
   }
 
   Node power() {
-    Node base = atom();
-    for (int i = 0; i < kMaxDepth; ++i) {
-      Node exponent;
-      if (take("factorial")) {
-        base = {Kind::call, "factorial", {std::move(base)}};
-        continue;
-      }
-      if (take("^")) {
-        exponent = this->exponent();
-      } else if (take("deg")) {
-        exponent.name = "deg";
-      } else {
-        break;
-      }
-      const bool degrees = exponent.name == "deg";
-      if (degrees && in_angle_) {
-        base = {Kind::product, "", {std::move(base), quotient({Kind::symbol, "pi"}, number_node("180"))}};
-      } else if (!degrees) {
-        base = {Kind::power, "", {std::move(base), std::move(exponent)}};
-      }
+    Node base = nested(&Parser::atom);
+    for (int i = 0; i < kMaxDepth && (peek().is("^") || peek().is("factorial")); ++i) {
+      const bool raised = next().text == "^";
+      Node exponent = raised ? nested(&Parser::exponent) : Node{};
+      const Kind kind = !raised ? Kind::call : exponent.name == "deg" ? Kind::product : Kind::power;
+      base = {kind, raised ? "" : "factorial", {std::move(base)}};
+      if (raised) base.args.push_back(std::move(exponent));
     }
     return base;
   }
 
   /// What follows a ^: a group or one signed power, so that a^b^c is a^(b^c). "2^10" means what it says, not 2^1 0.
-  Node exponent() {
-    const Nested nested(*this);
-    return peek().is("{") ? group() : with_sign(&Parser::power);
-  }
-
-  Node group() {
-    expect("{");
-    Node node = sum();
-    expect("}");
-    return node;
-  }
+  Node exponent() { return peek().is("{") ? group() : with_sign(&Parser::power); }
+  Node group() { return take("{") ? expect("}", sum()) : fail(); }
 
   Node atom() {
-    const Nested nested(*this);
     Token& token = peek();
     if (token.type == Token::number) return number();
     if (token.type == Token::letter) return letter();
@@ -262,20 +233,15 @@ class Parser {
     while (take("'")) name += '\'';
     if (take("_")) name += "_" + subscript();
     if (!may_call || !take("(")) return {Kind::symbol, std::move(name)};
-    Node argument = list();
-    expect(")");
-    return {Kind::call, "unknown " + name, {std::move(argument)}};
+    return {Kind::call, "unknown " + name, {expect(")", list())}};
   }
 
   /// The text of a token or of a group.
   std::string subscript() {
+    const bool braced = take("{");
     std::string text;
-    int depth = 0;
-    do {
-      const Token token = next();
-      depth += token.is("{") - token.is("}");
-      if (!token.is("{") && !token.is("}")) text += token.text;
-    } while (depth > 0 && peek().type != Token::end);
+    do text += next().text;
+    while (braced && !take("}") && peek().type != Token::end);
     return text;
   }
 
@@ -283,7 +249,7 @@ class Parser {
   Node argument() {
     Token& token = peek();
     if (token.is("{")) return group();
-    if (token.type != Token::number || token.text.size() == 1 || token.scale != 0) return atom();
+    if (token.type != Token::number || token.text.size() == 1 || token.scale != 0) return nested(&Parser::atom);
     Node digit = number_node(token.text.substr(0, 1));
     token.text.erase(0, 1);
     return digit;
@@ -297,12 +263,8 @@ class Parser {
                             : Node{Kind::call, name, {std::move(a), std::move(b)}};
     }
     if (name == "sqrt") {
-      Node index = number_node("2");
-      if (take("[")) {
-        index = sum();
-        expect("]");
-      }
-      return {Kind::power, "", {atom(), inverse(std::move(index))}};
+      Node index = take("[") ? expect("]", sum()) : number_node("2");
+      return {Kind::power, "", {nested(&Parser::atom), inverse(std::move(index))}};
     }
     const std::string what = subscript();
     if (name != "mathbb" || what != "R") return {Kind::symbol, name + " " + what};  // \vec{v}, \overline{AB}
@@ -313,23 +275,19 @@ class Parser {
   /// \sin^2 x, \log_2 (x): without brackets the argument is a product up to the next function, as in \sin 5x \cos x.
   Node function() {
     const std::string name = next().text;
-    Node base = number_node("10"), exponent;
-    if (take("_")) base = argument();
-    const bool raised = take("^");
-    if (raised) exponent = this->exponent();
+    Node base = take("_") ? argument() : number_node("10");
+    Node exponent = take("^") ? nested(&Parser::exponent) : number_node("1");
     const bool was_in_angle = std::exchange(in_angle_, name.size() == 3 && name != "exp" && name != "log");
-    std::vector<Node> factors;
     const bool bracketed = peek().is("(") || peek().is("{");
-    factors.push_back(bracketed || peek().type == Token::function ? atom() : power());
+    std::vector<Node> factors{bracketed ? nested(&Parser::atom) : power()};
     while (!bracketed && starts_factor() && peek().type != Token::function) factors.push_back(power());
     in_angle_ = was_in_angle;
     Node argument = collapse(Kind::product, std::move(factors));
     if (name == "exp") return {Kind::power, "", {{Kind::symbol, "e"}, std::move(argument)}};
-    const bool arc =
-        raised && exponent.kind == Kind::product && exponent.args[0].name == "-1" && exponent.args[1].name == "1";
-    Node call{Kind::call, (arc ? "arc" : "") + name, {std::move(argument)}};
-    if (name == "log") call.args.push_back(std::move(base));
-    return raised && !arc ? Node{Kind::power, "", {std::move(call), std::move(exponent)}} : call;
+    const bool arc = exponent.name == "-1", log = name == "log";
+    Node call{Kind::call, log ? "ln" : (arc ? "arc" : "") + name, {std::move(argument)}};
+    if (log) call = quotient(std::move(call), {Kind::call, "ln", {std::move(base)}});
+    return arc || exponent.name == "1" ? call : Node{Kind::power, "", {std::move(call), std::move(exponent)}};
   }
 
   Node bracket() {
@@ -344,12 +302,12 @@ class Parser {
   /// a \mid, which describes it.
   Node bracketed(const std::string& open) {
     if (open == "emptyset" || (open == "\\{" && take("\\}"))) return {Kind::set, "{}"};
-    if (open == "deg") return {Kind::symbol, open};
+    if (open == "deg")
+      return {Kind::product, open, {in_angle_ ? quotient({Kind::symbol, "pi"}, number_node("180")) : number_node("1")}};
     if (open == "matrix" || open == "array") return matrix(open);
     if (open == "|" || open == "lfloor" || open == "lceil") {
-      Node inside = sum();
-      expect(open == "|" ? open : "r" + open.substr(1));
-      return {Kind::call, open == "|" ? "abs" : open.substr(1), {std::move(inside)}};
+      const bool bars = open == "|";
+      return {Kind::call, bars ? "abs" : open.substr(1), {expect(bars ? open : "r" + open.substr(1), sum())}};
     }
     if (open != "(" && open != "[" && open != "{" && open != "\\{") return fail();
     Node node = list();
