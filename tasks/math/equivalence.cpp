@@ -1,12 +1,8 @@
-#include "tasks/math/equivalence.h"
-
 #include <algorithm>
 #include <cmath>
-#include <string>
-#include <vector>
 
-#include "tasks/math/evaluate.h"
-#include "tasks/math/parse.h"
+#include "tasks/math/expression.h"
+#include "tasks/math/grader.h"
 
 namespace tiny_zero::math {
 namespace {
@@ -17,7 +13,7 @@ constexpr long double kTolerance = 1e-14L, kRatioTolerance = 1e-12L, kZero = 1e-
 
 bool is_sign(const Node& node) { return node.name == "pm" || node.name == "mp"; }
 
-/// The node with \pm as `sign` and \mp as its opposite.
+/// The node with \pm as + or, if `minus`, as -, and \mp as the opposite.
 Node with_sign(Node node, bool minus) {
   if (is_sign(node)) return {Kind::number, (node.name == "pm") == minus ? "-1" : "1"};
   for (Node& arg : node.args) arg = with_sign(std::move(arg), minus);
@@ -27,8 +23,7 @@ Node with_sign(Node node, bool minus) {
 /// Roots, powers with a variable exponent and logarithms take variables as positive.
 bool needs_positive(const Node& node) {
   return any_node(node, [](const Node& n) {
-    const bool root = n.kind == Kind::power && (n.args[1].kind != Kind::number || n.args[1].scale != 0);
-    return root || n.name == "ln";
+    return n.name == "ln" || (n.kind == Kind::power && (n.args[1].kind != Kind::number || n.args[1].scale != 0));
   });
 }
 
@@ -50,37 +45,39 @@ const Node* named_value(const Node& node, bool lenient) {
 }
 
 /// The members of a list or set, a value with \pm being two, and one thing the list of itself.
-void list_members(const Node& node, bool lenient, std::vector<Node>& members) {
+std::vector<Node> list_members(const Node& node, bool lenient) {
   const Node* value = named_value(node, lenient);
   const Node& inner = value && value->kind == Kind::set ? *value : node;
-  const bool single = inner.kind != Kind::set;
-  for (const Node& member : single ? std::vector{inner} : inner.args) {
-    if (any_node(member, is_sign)) members.push_back(with_sign(member, /*minus=*/true));
+  std::vector<Node> members;
+  for (const Node& member : inner.kind == Kind::set ? inner.args : std::vector{inner}) {
     members.push_back(with_sign(member, /*minus=*/false));
+    if (any_node(member, is_sign)) members.push_back(with_sign(member, /*minus=*/true));
   }
+  return members;
+}
+
+/// The letters of a word or of a variable of one letter.
+std::string letters(const Node& node) {
+  if (node.kind == Kind::symbol && node.name.size() == 1) return {static_cast<char>(node.name[0] | 0x20)};
+  return node.kind == Kind::text ? node.name : "";
 }
 
 class Comparison {
  public:
   bool same(const Node& reference, const Node& answer) {
-    std::vector<Node> expected, given;
-    list_members(reference, /*lenient=*/false, expected);
-    list_members(answer, /*lenient=*/true, given);
+    const auto expected = list_members(reference, /*lenient=*/false), given = list_members(answer, /*lenient=*/true);
     if (expected.size() == 1 && given.size() == 1) return same_one(expected[0], given[0]);
     return same_members(expected, given, /*ordered=*/false);
   }
 
  private:
-  bool same_members(const std::vector<Node>& a, const std::vector<Node>& b, bool ordered) {
+  bool same_members(const std::vector<Node>& a, std::vector<Node> b, bool ordered) {
     if (a.size() != b.size()) return false;
-    const auto equal = [&](const Node& x, const Node& y) { return same(x, y); };
-    if (ordered) return std::equal(a.begin(), a.end(), b.begin(), equal);
-    std::vector<const Node*> left;
-    for (const Node& y : b) left.push_back(&y);
     for (const Node& x : a) {
-      const auto found = std::find_if(left.begin(), left.end(), [&](const Node* y) { return equal(x, *y); });
-      if (found == left.end()) return false;
-      left.erase(found);
+      const auto end = ordered ? b.begin() + 1 : b.end();
+      const auto found = std::find_if(b.begin(), end, [&](const Node& y) { return same(x, y); });
+      if (found == end) return false;
+      b.erase(found);
     }
     return true;
   }
@@ -92,16 +89,11 @@ class Comparison {
     if (a.kind < Kind::tuple && b.kind < Kind::tuple) return same_value(a, b);
     if (a.kind != b.kind) return false;
     if (a.kind == Kind::set) return same(a, b);
-    const bool ordered =
-        a.name.find_first_not_of('U') != std::string::npos && a.name.find_first_not_of('N') != std::string::npos;
-    return a.name == b.name && same_members(a.args, b.args, ordered);
+    const bool unordered = a.name[0] == 'U' || a.name[0] == 'N';  // unions and intersections
+    return a.name == b.name && same_members(a.args, b.args, !unordered);
   }
 
   bool same_text(const Node& a, const Node& b) {
-    const auto letters = [](const Node& n) {
-      const bool letter = n.kind == Kind::symbol && n.name.size() == 1;
-      return n.kind == Kind::text ? n.name : letter ? std::string(1, static_cast<char>(n.name[0] | 0x20)) : "";
-    };
     if (letters(a) == letters(b)) return true;
     const Node& x = a.kind == Kind::text && !a.args.empty() ? a.args[0] : a;
     const Node& y = b.kind == Kind::text && !b.args.empty() ? b.args[0] : b;
@@ -110,8 +102,7 @@ class Comparison {
 
   bool same_relation(const Node& a, const Node& b) {
     const bool both = a.kind == b.kind, mixed = (a.name == "e") != (b.name == "e");
-    const Node* value_a = named_value(a, /*lenient=*/false);
-    const Node* value_b = named_value(b, /*lenient=*/true);
+    const Node *value_a = named_value(a, /*lenient=*/false), *value_b = named_value(b, /*lenient=*/true);
     if (value_a && (!both || (mixed && a.name == "e"))) return same(*value_a, b);
     if (value_b && (!both || (mixed && b.name == "e"))) return same(a, *value_b);
     if (!both || a.name != b.name) return false;
@@ -136,9 +127,10 @@ class Comparison {
     const int points = has_variable(a) || has_variable(b) ? kPoints : 1;
     for (int point = 0; point < points; ++point) {
       const Complex x = approximate(a, point, signs, work_), y = approximate(b, point, signs, work_);
-      const long double size = std::max(std::abs(x), std::abs(y));
-      if (point > 0 && !std::isfinite(std::abs(x)) && !std::isfinite(std::abs(y))) continue;  // too large there
-      if (!std::isfinite(size) || !(std::abs(x - y) <= kTolerance * size + kZero)) return false;
+      const bool finite_x = std::isfinite(std::abs(x)), finite_y = std::isfinite(std::abs(y));
+      if (point > 0 && !finite_x && !finite_y) continue;  // too large there
+      const long double allowed = kTolerance * std::max(std::abs(x), std::abs(y)) + kZero;
+      if (!finite_x || !finite_y || std::abs(x - y) > allowed) return false;
     }
     return true;
   }
@@ -152,10 +144,10 @@ class Comparison {
       };
       const Complex ratio = difference(a) / difference(b);
       if (point == 0) first = ratio;
-      if (!(std::abs(ratio - first) <= kRatioTolerance * std::abs(first)) || (positive && ratio.real() <= 0))
-        return false;
+      const bool constant = std::abs(ratio - first) <= kRatioTolerance * std::abs(first);
+      if (!constant || ratio == Complex(0) || (positive && ratio.real() <= 0)) return false;
     }
-    return std::isfinite(std::abs(first)) && std::abs(first) > 0;
+    return true;
   }
 
   Work work_ = kMaxWork;

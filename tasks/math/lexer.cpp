@@ -139,32 +139,23 @@ class Lexer {
   }
   /// Behind a unit: the "^2" of "cm^2" and of "\text{cm}^2".
   void skip_power() {
-    for (const std::string_view power : {"}^{2}", "}^{3}", "}^2", "}^3", "^{2}", "^{3}", "^2", "^3"}) {
-      if (!starts_with(power)) continue;
-      text_depth_ -= power[0] == '}';
-      at_ += power.size();
-      return;
-    }
+    const bool closes = starts_with("}^");
+    if (!closes && peek() != '^') return;
+    text_depth_ -= closes;
+    at_ = std::min(at_ + closes + (peek(1 + closes) == '{' ? 4 : 2), text_.size());
   }
 
-  /// Digits, thousands separators, decimals, a part that repeats, an exponent such as e-5.
+  /// Digits, thousands separators, decimals, an exponent such as e-5.
   void number() {
     const bool in_list = at_ > 0 && text_[at_ - 1] == ',';
     Token token{Token::number, run_of(is_digit)};
     const bool bare_comma = depth_ == 0 && !in_list && token.text[0] != '0', groups = token.text.size() <= 3;
     while (groups && thousands(bare_comma)) token.text += run_of(is_digit);
-    const bool repeats = starts_with(".\\overline{") || starts_with(".\\bar{");
-    if (peek() == '.' && (is_digit(peek(1)) || repeats)) {
+    if (peek() == '.' && (is_digit(peek(1)) || peek(1) == '\\')) {  // 0.5, or 0.\overline{5}
       ++at_;
       const std::string decimals = run_of(is_digit);
       token.text += decimals;
       token.scale = -static_cast<int64_t>(decimals.size());
-      if (starts_with("\\overline{") || starts_with("\\bar{")) {
-        at_ = text_.find('{', at_) + 1;
-        token.repeat = run_of(is_digit);
-        failed_ = token.repeat.empty() || peek() != '}';
-        ++at_;
-      }
     }
     const bool sign = peek(1) == '-' || peek(1) == '+', negative = peek(1) == '-';
     if ((peek() == 'e' || peek() == 'E') && is_digit(peek(1 + sign))) {

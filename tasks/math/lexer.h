@@ -9,24 +9,20 @@
 
 namespace tiny_zero::math {
 
+/// end         behind the last token
+/// number      text: digits; the value is text * 10^scale
+/// letter      a variable: one letter, or a command such as \theta
+/// word        two or more letters without \text: a product or a word
+/// quoted      a word of \text{...}
+/// function    sin, log, ...
+/// command     frac, sqrt, ...
+/// mark        operators, brackets, separators
+/// layout, unit, multiplier   known names only, no tokens: dropped; dropped behind a value; no unit, though in \text
 struct Token {
-  enum Type {
-    end,       // behind the last token
-    number,    // text: digits; the value is text * 10^scale, and `repeat` goes on behind it for ever
-    letter,    // a variable: one letter, or a command such as \theta
-    word,      // two or more letters without \text: a product or a word
-    quoted,    // a word of \text{...}
-    function,  // sin, log, ...
-    command,   // frac, sqrt, ...
-    mark,      // operators, brackets, separators
-    layout,
-    unit,
-    multiplier  // in the table of names only: dropped; dropped behind a value; not a unit, though in \text
-  };
+  enum Type { end, number, letter, word, quoted, function, command, mark, layout, unit, multiplier };
   Type type = end;
   std::string text = {};
   int64_t scale = 0;
-  std::string repeat = {};
   bool is(std::string_view mark_text) const { return type == mark && text == mark_text; }
 };
 

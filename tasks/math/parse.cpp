@@ -1,15 +1,17 @@
-#include "tasks/math/parse.h"
-
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
+#include "tasks/math/expression.h"
 #include "tasks/math/lexer.h"
 
 namespace tiny_zero::math {
 namespace {
 
-constexpr size_t kMaxBytes = 4096;
-constexpr int kMaxDepth = 48;
+constexpr size_t kMaxBytes = 1024;
+constexpr int kMaxDepth = 40;
+
+const Node kInfinity{Kind::symbol, "infty"};
 
 Node number_node(std::string digits, int64_t scale = 0) { return {Kind::number, std::move(digits), {}, scale}; }
 Node inverse(Node node) { return {Kind::power, "", {std::move(node), number_node("-1")}}; }
@@ -21,13 +23,17 @@ Node collapse(Kind kind, std::vector<Node> args, std::string name = {}) {
   return {kind, std::move(name), std::move(args)};
 }
 
-/// factor * node, written into the entries of a matrix and the digits of a number.
+/// factor * node, written into the entries of a matrix.
 Node scaled(const Node& factor, Node node) {
-  const bool negated = factor.name == "-1" && node.kind == Kind::number;
-  if (negated) node.name = node.name[0] == '-' ? node.name.substr(1) : "-" + node.name;
-  if (negated || (node.name != "matrix" && node.name != "row"))
-    return negated ? node : Node{Kind::product, "", {factor, std::move(node)}};
+  if (node.name != "matrix" && node.name != "row") return {Kind::product, "", {factor, std::move(node)}};
   for (Node& arg : node.args) arg = scaled(factor, std::move(arg));
+  return node;
+}
+
+/// -node, written into the digits of a number.
+Node negated(Node node) {
+  if (node.kind != Kind::number) return scaled(number_node("-1"), std::move(node));
+  node.name = node.name[0] == '-' ? node.name.substr(1) : "-" + node.name;
   return node;
 }
 
@@ -49,17 +55,25 @@ Node canonical_relation(Node node) {
     std::reverse(operators.begin(), operators.end());
     for (char& c : operators) c = c == '>' ? '<' : c == 'g' ? 'l' : c;
   }
-  if (operators.find_first_not_of("<l") != std::string::npos || operators.size() > 2) return node;
-  const Node infinity{Kind::symbol, "infty"};
-  const size_t middle = operators.size() == 2 || has_variable(node.args[1]);
-  Node variable = node.args[middle];
-  const Node low = middle == 1 ? node.args[0] : scaled(number_node("-1"), infinity);
-  const Node high = middle + 1 < node.args.size() ? node.args[middle + 1] : infinity;
-  if (variable.kind != Kind::symbol || !has_variable(variable) || has_variable(low) || has_variable(high)) return node;
-  std::string brackets = "()";
-  if (middle == 1 && operators[0] == 'l') brackets[0] = '[';
-  if (middle + 1 < node.args.size() && operators.back() == 'l') brackets[1] = ']';
-  return {Kind::relation, "e", {std::move(variable), {Kind::tuple, brackets, {low, high}}}};
+  if (operators.find_first_not_of("<l") != std::string::npos) return node;
+  Node bounds = node;
+  if (operators.size() == 1) {  // up to or from infinity
+    const bool below = has_variable(node.args[0]);
+    bounds.args.insert(below ? bounds.args.begin() : bounds.args.end(), below ? negated(kInfinity) : kInfinity);
+    bounds.name.insert(below ? 0 : 1, "<");
+  }
+  const auto& [low, middle, high] = std::tie(bounds.args[0], bounds.args[1], bounds.args[2]);
+  if (bounds.name.size() > 2 || has_variable(low) || has_variable(high)) return node;
+  if (middle.kind != Kind::symbol || !has_variable(middle)) return node;
+  const std::string brackets = {bounds.name[0] == 'l' ? '[' : '(', bounds.name[1] == 'l' ? ']' : ')'};
+  return {Kind::relation, "e", {middle, {Kind::tuple, brackets, {low, high}}}};
+}
+
+bool has_text(const Token& t) { return t.type >= Token::number && t.type <= Token::quoted; }
+
+bool ends_operand(const Token& t) {
+  constexpr std::string_view kMarks = " , = < > l g ! e ~ : U N \\ & ) ] } \\} newline end ";
+  return t.type == Token::end || (t.type == Token::mark && kMarks.find(" " + t.text + " ") != std::string_view::npos);
 }
 
 /// Recursive descent over the tokens. A failure moves to the end, where every loop stops.
@@ -119,20 +133,17 @@ class Parser {
 
   /// Words or an expression. Two to four bare letters, such as xy, may be both.
   Node operand() {
-    std::string letters, types;
+    std::string letters;
+    bool has[Token::mark] = {};
     size_t end = at_;
-    for (; (tokens_[end].type != Token::end && tokens_[end].type <= Token::quoted) || tokens_[end].is("'"); ++end) {
+    for (; has_text(tokens_[end]); ++end) {
       for (const char c : tokens_[end].text) letters += c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
-      types += "0nawq000"[tokens_[end].type];
+      has[tokens_[end].type] = true;
     }
-    const Token& after = tokens_[end];
-    const bool goes_on =
-        after.type == Token::function || after.type == Token::command ||
-        (after.type == Token::mark && std::string_view("+-*/^_([{|pm").find(after.text) != std::string_view::npos);
-    const bool quoted = types.find('q') != std::string::npos, word = types.find('w') != std::string::npos;
-    if (!quoted && (!word || goes_on || types.find('n') != std::string::npos)) return sum();
+    const bool words = has[Token::word] && !has[Token::number] && ends_operand(tokens_[end]);
+    if (!has[Token::quoted] && !words) return sum();
     Node node{Kind::text, letters};
-    if (!quoted && letters.size() <= 4) node.args.push_back(product());
+    if (!has[Token::quoted] && letters.size() <= 4) node.args.push_back(product());
     at_ = end;
     return node;
   }
@@ -145,14 +156,11 @@ class Parser {
   }
 
   Node with_sign(Rule part) {
-    Node sign = number_node("1");
-    const bool is_signed = is_one_of("+-pm");
-    for (; is_one_of("+-pm"); ++at_) {
-      const std::string& mark = peek().text;
-      if (mark != "+") sign = mark == "-" ? scaled(number_node("-1"), sign) : Node{Kind::symbol, mark + "m"};
-    }
-    Node node = (this->*part)();
-    return is_signed && sign.name != "1" ? scaled(sign, std::move(node)) : node;
+    if (!is_one_of("+-pm")) return (this->*part)();
+    const std::string sign = next().text;
+    Node node = with_sign(part);
+    if (sign == "+") return node;
+    return sign == "-" ? negated(std::move(node)) : scaled({Kind::symbol, sign + "m"}, std::move(node));
   }
 
   bool starts_factor() {
@@ -164,21 +172,19 @@ class Parser {
   Node product() {
     std::vector<Node> factors{power()};
     for (;;) {
-      const bool number = peek().type == Token::number, after_integer = is_integer(factors.back());
-      const bool slashed = after_integer && number && peek(1).is("/");  // 1 4/5
-      const bool may_mix = slashed || (after_integer && peek().type == Token::command && peek().text == "frac");
-      if (take("*")) {
-        factors.push_back(with_sign(&Parser::power));
-      } else if (take("/")) {
-        factors.push_back(inverse(with_sign(&Parser::power)));
-      } else if (starts_factor() && (slashed || !number || factors.back().kind != Kind::number)) {
+      const bool numbers = peek().type == Token::number && factors.back().kind == Kind::number;
+      if (is_one_of("*/")) {
+        const bool divides = next().text == "/";
+        Node factor = with_sign(&Parser::power);
+        factors.push_back(divides ? inverse(std::move(factor)) : std::move(factor));
+      } else if (starts_factor() && (!numbers || peek(1).is("/"))) {
+        const bool frac = peek().type == Token::command;
         Node factor = power();
-        if (slashed) factor = take("/") ? quotient(std::move(factor), power()) : fail();
-        if (may_mix && is_proper(factor)) {
-          factors.back() = {Kind::sum, "", {factors.back(), std::move(factor)}};
-        } else {
-          factors.push_back(slashed ? fail() : std::move(factor));
-        }
+        if (numbers) factor = take("/") ? quotient(std::move(factor), power()) : fail();
+        const bool mixed = (frac || numbers) && is_integer(factors.back()) && is_proper(factor);  // 1\frac{4}{5}, 1 4/5
+        if (mixed) factor = {Kind::sum, "", {factors.back(), std::move(factor)}};
+        if (mixed) factors.pop_back();
+        factors.push_back(numbers && !mixed ? fail() : std::move(factor));
       } else {
         break;
       }
@@ -222,9 +228,11 @@ class Parser {
     const Token token = next();
     if (take("_")) return {Kind::symbol, token.text + "_" + subscript()};  // 12_3 is no other number than 12_3
     Node node = number_node(token.text, token.scale);
-    if (token.repeat.empty()) return node;
-    const std::string nines(token.repeat.size(), '9');
-    return {Kind::sum, "", {std::move(node), quotient(number_node(token.repeat, token.scale), number_node(nines))}};
+    const bool repeats = peek().type == Token::command && (peek().text == "overline" || peek().text == "bar");
+    if (!repeats || peek(2).type != Token::number) return node;
+    ++at_;
+    const std::string tail = subscript(), nines(tail.size(), '9');
+    return {Kind::sum, "", {std::move(node), quotient(number_node(tail, token.scale), number_node(nines))}};
   }
 
   Node letter() {
@@ -268,8 +276,7 @@ class Parser {
     }
     const std::string what = subscript();
     if (name != "mathbb" || what != "R") return {Kind::symbol, name + " " + what};  // \vec{v}, \overline{AB}
-    const Node infinity{Kind::symbol, "infty"};
-    return {Kind::tuple, "()", {scaled(number_node("-1"), infinity), infinity}};
+    return {Kind::tuple, "()", {negated(kInfinity), kInfinity}};
   }
 
   /// \sin^2 x, \log_2 (x): without brackets the argument is a product up to the next function, as in \sin 5x \cos x.
@@ -286,6 +293,9 @@ class Parser {
     if (name == "exp") return {Kind::power, "", {{Kind::symbol, "e"}, std::move(argument)}};
     const bool arc = exponent.name == "-1", log = name == "log";
     Node call{Kind::call, log ? "ln" : (arc ? "arc" : "") + name, {std::move(argument)}};
+    if (name == "sec" || name == "csc" || name == "cot") {
+      call = inverse({Kind::call, name == "sec" ? "cos" : name == "csc" ? "sin" : "tan", std::move(call.args)});
+    }
     if (log) call = quotient(std::move(call), {Kind::call, "ln", {std::move(base)}});
     return arc || exponent.name == "1" ? call : Node{Kind::power, "", {std::move(call), std::move(exponent)}};
   }
