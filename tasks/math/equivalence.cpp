@@ -114,23 +114,15 @@ class Comparison {
 
   /// Exact where both are rational functions, else by the values at a few points.
   bool same_value(const Node& a, const Node& b) {
-    for (int prime = 0; prime < 2; ++prime) {
-      const auto x = residue(a, prime, work_), y = residue(b, prime, work_);
-      if (!x || !y) return same_approximately(a, b);
-      if (*x != *y) return false;
-    }
-    return true;
-  }
-
-  bool same_approximately(const Node& a, const Node& b) {
-    const bool signs = !needs_positive(a) && !needs_positive(b);
-    const int points = has_variable(a) || has_variable(b) ? kPoints : 1;
-    for (int point = 0; point < points; ++point) {
-      const Complex x = approximate(a, point, signs, work_), y = approximate(b, point, signs, work_);
-      const bool finite_x = std::isfinite(std::abs(x)), finite_y = std::isfinite(std::abs(y));
-      if (point > 0 && !finite_x && !finite_y) continue;  // too large there
-      const long double allowed = kTolerance * std::max(std::abs(x), std::abs(y)) + kZero;
-      if (!finite_x || !finite_y || std::abs(x - y) > allowed) return false;
+    const bool signs = !needs_positive(a) && !needs_positive(b), variable = has_variable(a) || has_variable(b);
+    for (int point = 0; point < (variable ? kPoints : 1); ++point) {
+      const Value x = evaluate(a, point, signs, work_), y = evaluate(b, point, signs, work_);
+      if (work_ < 0) return false;
+      if (x.exact && y.exact) return x.residues == y.residues;
+      const long double size_x = std::abs(x.approximate), size_y = std::abs(y.approximate);
+      if (point > 0 && !std::isfinite(size_x) && !std::isfinite(size_y)) continue;  // too large there
+      const long double allowed = kTolerance * std::max(size_x, size_y) + kZero;
+      if (!std::isfinite(allowed) || !(std::abs(x.approximate - y.approximate) <= allowed)) return false;
     }
     return true;
   }
@@ -140,7 +132,8 @@ class Comparison {
     Complex first = 0;
     for (int point = 0; point < kPoints; ++point) {
       const auto difference = [&](const Node& n) {
-        return approximate(n.args[0], point, false, work_) - approximate(n.args[1], point, false, work_);
+        return evaluate(n.args[0], point, false, work_).approximate -
+               evaluate(n.args[1], point, false, work_).approximate;
       };
       const Complex ratio = difference(a) / difference(b);
       if (point == 0) first = ratio;

@@ -1,8 +1,10 @@
 #pragma once
 // The tree of an answer: read from LaTeX, and its value at random points. Nothing is ever executed or expanded.
 
+#include <array>
 #include <complex>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -51,18 +53,24 @@ bool has_variable(const Node& node);
 
 using Complex = std::complex<long double>;
 
+/// A value at a random point with a fixed seed, in two kinds of arithmetic.
+/// residues     modulo two 61-bit primes, where variables, pi, e and infinity are random residues and i is a root of
+/// -1.
+///              If `exact`, the expression is one of + - * /, integer powers, factorials and binomials: two of these
+///              that differ as rational functions agree with a probability below 1e-30.
+/// approximate  in long double, where variables are random reals of [0.3, 3.3], from point 2 on of [2.4, 26.4], and
+/// below
+///              0 at odd points if `signs`. Not finite where the value is undefined, beyond long double, or rests on a
+///              decimal of more than 12 digits, which is a rounded value and as such equals no irrational.
+struct Value {
+  bool exact = false;
+  std::array<uint64_t, 2> residues = {};
+  Complex approximate = std::numeric_limits<long double>::quiet_NaN();
+};
+
 /// What a comparison may still cost, in visited nodes; below 0 nothing has a value any more.
 using Work = int64_t;
 
-/// The value modulo a 61-bit prime (`prime` is 0 or 1), variables, pi, e and infinity being random residues and i a
-/// root of -1. Exact: expressions of + - * /, integer powers, factorials and binomials that differ as rational
-/// functions agree with a probability below 1e-14. Nothing if there is a root, logarithm, ... or a division by zero in
-/// it.
-std::optional<uint64_t> residue(const Node& node, int prime, Work& work);
-
-/// The value in long double, variables being random reals of [0.3, 3.3], from point 2 on of [2.4, 26.4], and below 0 at
-/// odd points if `signs`. Not finite where the value is undefined, beyond long double, or rests on a decimal of more
-/// than 12 digits, which is a rounded value and as such equals only what residue() can tell.
-Complex approximate(const Node& node, int point, bool signs, Work& work);
+Value evaluate(const Node& node, int point, bool signs, Work& work);
 
 }  // namespace tiny_zero::math
