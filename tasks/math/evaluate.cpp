@@ -1,4 +1,3 @@
-#include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -11,7 +10,8 @@ namespace {
 
 __extension__ using Wide = unsigned __int128;
 
-constexpr uint64_t kPrimes[] = {2305843009213693921, 2305843009213693693};  // both 1 modulo 4
+constexpr uint64_t kOffsets[] = {31, 259}, kPower = uint64_t{1} << 61;
+constexpr uint64_t kPrimes[] = {kPower - kOffsets[0], kPower - kOffsets[1]};  // both 1 modulo 4
 constexpr uint64_t kRootsOfMinusOne[] = {583529827753931384, 966685122347009555};
 constexpr int64_t kMaxFactorial = 3000;
 constexpr size_t kMaxDecimalDigits = 12;
@@ -21,8 +21,12 @@ uint64_t hash(std::string_view text, uint64_t seed) {
   return seed;
 }
 
-uint64_t times(uint64_t a, uint64_t b, uint64_t p) { return static_cast<uint64_t>(static_cast<Wide>(a) * b % p); }
-uint64_t residue(int64_t n, uint64_t p) { return n < 0 ? p - static_cast<uint64_t>(-n) : static_cast<uint64_t>(n); }
+/// a b modulo prime k, as 2^61 is its offset there.
+uint64_t times(uint64_t a, uint64_t b, int k) {
+  Wide product = static_cast<Wide>(a) * b;
+  for (int i = 0; i < 2; ++i) product = (product >> 61) * kOffsets[k] + (product & (kPower - 1));
+  return static_cast<uint64_t>(product) % kPrimes[k];
+}
 
 Value operator+(const Value& a, const Value& b) {
   Value sum{a.exact && b.exact, {}, a.approximate + b.approximate};
@@ -32,19 +36,20 @@ Value operator+(const Value& a, const Value& b) {
 
 Value operator*(const Value& a, const Value& b) {
   Value product{a.exact && b.exact, {}, a.approximate * b.approximate};
-  for (int k = 0; k < 2; ++k) product.residues[k] = times(a.residues[k], b.residues[k], kPrimes[k]);
+  for (int k = 0; k < 2; ++k) product.residues[k] = times(a.residues[k], b.residues[k], k);
   return product;
 }
 
 Value integer(int64_t n) {
-  return {true, {residue(n, kPrimes[0]), residue(n, kPrimes[1])}, static_cast<long double>(n)};
+  const auto size = static_cast<uint64_t>(std::abs(n));
+  return {true, {n < 0 ? kPrimes[0] - size : size, n < 0 ? kPrimes[1] - size : size}, static_cast<long double>(n)};
 }
 
-uint64_t power(uint64_t base, int64_t exponent, uint64_t p) {
-  if (exponent < 0) return power(power(base, static_cast<int64_t>(p - 2), p), -exponent, p);  // Fermat's inverse
+uint64_t power(uint64_t base, uint64_t exponent, int k) {
   uint64_t result = 1;
-  for (; exponent > 0; exponent >>= 1, base = times(base, base, p))
-    result = exponent & 1 ? times(result, base, p) : result;
+  for (; exponent > 0; exponent >>= 1, base = times(base, base, k)) {
+    if (exponent & 1) result = times(result, base, k);
+  }
   return result;
 }
 
@@ -52,28 +57,45 @@ uint64_t power(uint64_t base, int64_t exponent, uint64_t p) {
 Complex power(Complex base, Complex exponent) {
   const long double b = base.real(), e = exponent.real();
   if (base.imag() != 0 || exponent.imag() != 0) return std::pow(base, exponent);
-  if (b >= 0) return std::pow(b, e);
-  for (int odd = 1; odd < 100; odd += 2) {
+  for (int odd = 1; b < 0 && odd < 100; odd += 2) {
     const long double top = std::round(e * odd);
     if (std::abs(e * odd - top) < 1e-15L) return std::pow(-b, e) * (std::fmod(top, 2.0L) == 0 ? 1 : -1);
   }
-  return std::pow(Complex(b), exponent);
+  return b < 0 ? std::pow(Complex(b), exponent) : Complex(std::pow(b, e));
+}
+
+/// The integer below 1e15 that an expression without variables is, if it is one.
+std::optional<int64_t> as_integer(const Node& node, const Value& value) {
+  const Complex z = value.approximate;
+  if (z.imag() != 0 || !(std::abs(z.real()) < 1e15L) || has_variable(node)) return std::nullopt;
+  return std::round(z.real()) == z.real() ? std::optional(static_cast<int64_t>(z.real())) : std::nullopt;
+}
+
+/// Exact for an integer n = exponent; below 0 by Fermat, a^(p - 1) = 1.
+Value power(const Value& base, const Value& exponent, std::optional<int64_t> n) {
+  const bool defined = n && (*n >= 0 || (base.residues[0] != 0 && base.residues[1] != 0));
+  Value result{base.exact && defined, {}, power(base.approximate, exponent.approximate)};
+  for (int k = 0; k < 2 && n; ++k) {
+    const auto size = static_cast<uint64_t>(std::abs(*n));
+    result.residues[k] = power(base.residues[k], *n < 0 ? kPrimes[k] - 1 - size : size, k);
+  }
+  return result;
+}
+
+/// x (x - 1) ... of n factors.
+Value falling(const Value& x, int64_t n) {
+  Value product = integer(1);
+  for (int64_t j = 0; j < n; ++j) product = product * (x + integer(-j));
+  return product;
 }
 
 Value number(const Node& node) {
-  const std::string digits = node.name + "e" + std::to_string(node.scale);
-  long double x = std::numeric_limits<long double>::quiet_NaN();
-  const bool rounded = node.scale < 0 && node.name.size() > kMaxDecimalDigits, negative = node.name[0] == '-';
-  if (!rounded) std::from_chars(digits.data(), digits.data() + digits.size(), x);
-  Value value{true, {}, x};
-  for (int k = 0; k < 2; ++k) {
-    const uint64_t p = kPrimes[k];
-    for (const char c : node.name) {
-      if (c != '-') value.residues[k] = (times(value.residues[k], 10, p) + static_cast<uint64_t>(c - '0')) % p;
-    }
-    value.residues[k] = times(times(value.residues[k], power(10, node.scale, p), p), residue(negative ? -1 : 1, p), p);
-  }
-  return value;
+  const bool negative = node.name[0] == '-', rounded = node.scale < 0 && node.name.size() > kMaxDecimalDigits;
+  Value value = integer(0);
+  for (const char c : node.name.substr(negative)) value = value * integer(10) + integer(c - '0');
+  if (node.scale != 0) value = value * power(integer(10), integer(node.scale), node.scale);
+  if (rounded) value.approximate = std::numeric_limits<long double>::quiet_NaN();
+  return negative ? value * integer(-1) : value;
 }
 
 Value symbol(const std::string& name, int point, bool signs) {
@@ -105,13 +127,6 @@ Value call(const std::string& name, const Value& x) {
   return value;
 }
 
-/// The integer below 1e15 that an expression without variables is, if it is one.
-std::optional<int64_t> as_integer(const Node& node, const Value& value) {
-  const Complex z = value.approximate;
-  if (has_variable(node) || z.imag() != 0 || !(std::abs(z.real()) < 1e15L)) return std::nullopt;
-  return std::round(z.real()) == z.real() ? std::optional(static_cast<int64_t>(z.real())) : std::nullopt;
-}
-
 }  // namespace
 
 Value evaluate(const Node& node, int point, bool signs, Work& work) {
@@ -130,23 +145,11 @@ Value evaluate(const Node& node, int point, bool signs, Work& work) {
   }
   const Value last = evaluate(node.args.back(), point, signs, work);
   const auto n = as_integer(node.args.back(), last);
-  if (node.kind == Kind::power) {
-    const bool defined = n && (*n >= 0 || (value.residues[0] != 0 && value.residues[1] != 0));
-    Value result{value.exact && defined, {}, power(value.approximate, last.approximate)};
-    for (int k = 0; k < 2; ++k) result.residues[k] = power(value.residues[k], n.value_or(0), kPrimes[k]);
-    return result;
-  }
+  if (node.kind == Kind::power) return power(value, last, n);
   if (!n || *n < 0 || *n > kMaxFactorial) return {};
-  work -= *n / 4;
-  Value result = integer(1);  // n! = n (n-1) ... 1; binom(x, n): n factors from x down, over n!
-  for (int64_t j = 0; j < *n; ++j) {
-    result = result * (value + integer(-j));
-    if (node.name == "binom") {
-      const auto inverse = [&](int k) { return power(static_cast<uint64_t>(j + 1), -1, kPrimes[k]); };
-      result = result * Value{true, {inverse(0), inverse(1)}, 1.0L / static_cast<long double>(j + 1)};
-    }
-  }
-  return result;
+  work -= *n;  // n! = n (n-1) ... 1; binom(x, n): n factors from x down, over n!
+  const Value product = falling(value, *n);
+  return node.name == "binom" ? product * power(falling(last, *n), integer(-1), -1) : product;
 }
 
 }  // namespace tiny_zero::math

@@ -238,14 +238,8 @@ Node scaled(const Node& factor, Node node) {
   return node;
 }
 
-/// -node, written into the digits of a number.
-Node negated(Node node) {
-  if (node.kind != Kind::number) return scaled(number_node("-1"), std::move(node));
-  node.name = node.name[0] == '-' ? node.name.substr(1) : "-" + node.name;
-  return node;
-}
-
-bool is_integer(const Node& node) { return node.kind == Kind::number && node.scale == 0 && node.name[0] != '-'; }
+Node negated(Node node) { return scaled(number_node("-1"), std::move(node)); }
+bool is_integer(const Node& node) { return node.kind == Kind::number && node.scale == 0; }
 
 /// Whether it is a fraction of two integers below 1, as in a mixed number.
 bool is_proper(const Node& node) {
@@ -485,29 +479,29 @@ class Parser {
     while (!bracketed && starts_factor() && peek().type != Token::function) factors.push_back(power());
     in_angle_ = was_in_angle;
     Node x = collapse(Kind::product, std::move(factors));
-    if (exponent.name == "-1") return call("arc" + name, std::move(x));
+    const bool inverted =
+        exponent.kind == Kind::product && exponent.args[0].name == "-1" && exponent.args[1].name == "1";
+    if (inverted) return call("arc" + name, std::move(x));
     Node value = call(name, x);
     if (name == "exp") value = power_node(symbol("e"), std::move(x));
     if (name == "log") value = quotient(call("ln", std::move(x)), call("ln", std::move(base)));
     return exponent.name == "1" ? value : power_node(std::move(value), std::move(exponent));
   }
 
-  Node bracket() {
-    const std::string open = next().text;
-    const bool was_in_bars = std::exchange(in_bars_, open == "|");
-    Node node = bracketed(open);
-    in_bars_ = was_in_bars;
-    return node;
-  }
-
   /// Round and square brackets and braces group one thing, or list several; \{ \} is always a set, but for what follows
   /// a \mid, which describes it.
-  Node bracketed(const std::string& open) {
+  Node bracket() {
+    const std::string open = next().text;
     if (open == "emptyset" || (open == "\\{" && take("\\}"))) return {Kind::set, "{}"};
     if (open == "deg")
       return {Kind::product, open, {in_angle_ ? quotient(symbol("pi"), number_node("180")) : number_node("1")}};
     if (open == "matrix" || open == "array") return matrix(open);
-    if (open == "|") return call("abs", expect(open, sum()));
+    if (open == "|") {
+      in_bars_ = true;
+      Node inside = sum();
+      in_bars_ = false;
+      return call("abs", expect(open, std::move(inside)));
+    }
     if (open == "lfloor" || open == "lceil") return call(open.substr(1), expect("r" + open.substr(1), sum()));
     if (!contains(" ( [ { \\{ ", open)) return fail();
     Node node = list();
