@@ -56,6 +56,20 @@ std::vector<Node> list_members(const Node& node, bool lenient) {
   return members;
 }
 
+/// x > 5 as x \in (5, infinity), 1 <= x < 2 as x \in [1, 2); any other node as it is.
+Node membership(Node node) {
+  if (node.kind != Kind::relation || node.name.size() > 2 || node.name.find_first_not_of("<l") != std::string::npos)
+    return node;
+  const Node infinity{Kind::symbol, "infty"}, minus_infinity{Kind::product, "", {{Kind::number, "-1"}, infinity}};
+  const bool below = node.name.size() == 1 && has_variable(node.args[0]);
+  Node low = below ? minus_infinity : node.args[0], x = node.args[!below];
+  Node high = below || node.name.size() == 2 ? node.args.back() : infinity;
+  if (x.kind != Kind::symbol || !has_variable(x) || has_variable(low) || has_variable(high)) return node;
+  const std::string brackets = {!below && node.name[0] == 'l' ? '[' : '(',
+                                (below || node.name.size() == 2) && node.name.back() == 'l' ? ']' : ')'};
+  return {Kind::relation, "e", {std::move(x), {Kind::tuple, brackets, {std::move(low), std::move(high)}}}};
+}
+
 /// The letters of a word or of a variable of one letter.
 std::string letters(const Node& node) {
   if (node.kind == Kind::symbol && node.name.size() == 1) return {static_cast<char>(node.name[0] | 0x20)};
@@ -101,6 +115,10 @@ class Comparison {
   }
 
   bool same_relation(const Node& a, const Node& b) {
+    if (a.name != b.name) {
+      const Node x = membership(a), y = membership(b);
+      if (x.name != a.name || y.name != b.name) return same_relation(x, y);
+    }
     const bool both = a.kind == b.kind, mixed = (a.name == "e") != (b.name == "e");
     const Node *value_a = named_value(a, /*lenient=*/false), *value_b = named_value(b, /*lenient=*/true);
     if (value_a && (!both || (mixed && a.name == "e"))) return same(*value_a, b);

@@ -34,7 +34,7 @@ struct Node {
 
 /// The tree of an answer, or nothing if it is not one. Thousands separators, currency, percent and degree signs (but
 /// for those in a sine's argument, which become pi/180), units after a value and layout commands leave no trace in it.
-/// x > 5 and 1 <= x < 2 become x \in (5, infinity) and x \in [1, 2).
+/// a > b becomes b < a.
 /// Never throws; answers beyond 1,024 bytes or 40 levels of nesting are not read.
 std::optional<Node> parse_answer(std::string_view text);
 

@@ -14,8 +14,7 @@ constexpr int kMaxDepth = 40;
 
 struct Unreadable {};
 
-// ---- Tokens
-// ----------------------------------------------------------------------------------------------------------
+// ---- Tokens ----
 
 /// end         behind the last token
 /// number      text: digits; the value is text * 10^scale
@@ -39,13 +38,14 @@ constexpr std::pair<Token::Type, std::string_view> kNames[] = {
     {Token::command,
      R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom \mathbb
       \overline \bar \vec \overrightarrow=vec \hat \widehat=hat \tilde \phantom
-      \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text \mathrm=text)"},
+      \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text \mathrm=text \operatorname=text)"},
     {Token::function, R"(\sin \cos \tan \sec \csc \cot \arcsin \arccos \arctan \log \ln \lg=log \exp)"},
     {Token::letter, R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma γ=gamma
       \delta \epsilon \varepsilon=epsilon \zeta \eta \kappa \lambda λ=lambda \mu μ=mu \nu \xi \rho \sigma σ=sigma \tau
       \phi φ=phi \varphi=phi \chi \psi \omega ω=omega \Gamma \Delta Δ=Delta \Lambda \Sigma \Phi \Psi \Omega \ell
       \triangle \ldots \dots=ldots \cdots=ldots …=ldots)"},
-    {Token::mark, R"(+ - −=- –=- / \div=/ ÷=/ * \cdot=* \times=* ×=* ·=* ⋅=* \pm=p ±=p \mp=m ∓=m ^ **=^ _ ' \prime=' ’='
+    {Token::mark,
+     R"(\choose + - −=- –=- / \div=/ ÷=/ * \cdot=* \times=* ×=* ·=* ⋅=* \pm=p ±=p \mp=m ∓=m ^ **=^ _ ' \prime=' ’='
       = < > \lt=< \gt=> <==l \le=l \leq=l \leqslant=l ≤=l >==g \ge=g \geq=g \geqslant=g ≥=g !==! \ne=! \neq=! ≠=! \in=e
       ∈=e \approx=~ ≈=~ : \colon=: \cup=U ∪=U \cap=N ∩=N \setminus=\ , ;=, & \\=newline ( \langle=( ⟨=( ) \rangle=) ⟩=)
       [ ] { } \{=\{ \lbrace=\{ \}=\} \rbrace=\} | \lvert=| \rvert=| \vert=| \mid \lfloor \rfloor \lceil \rceil
@@ -53,8 +53,7 @@ constexpr std::pair<Token::Type, std::string_view> kNames[] = {
       \begin{matrix}=matrix \begin{pmatrix}=matrix \begin{bmatrix}=matrix \begin{Bmatrix}=matrix \begin{array}=array
       \end{matrix}=end \end{pmatrix}=end \end{bmatrix}=end \end{Bmatrix}=end \end{array}=end)"},
     {Token::layout, R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad \qquad
-      \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal
-      \operatorname \noindent)"},
+      \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal \noindent)"},
     {Token::multiplier, "hundred thousand million billion trillion dozen am pm AM PM"},
     {Token::unit, R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent unit square
       cubic inch inche yard mile meter metre centimeter kilometer millimeter gram kilogram pound ounce ton liter litre
@@ -112,7 +111,8 @@ class Lexer {
     const char c = peek();
     if (is_digit(c) || (c == '.' && is_digit(peek(1)))) return number();
     if (is_letter(c)) return word();
-    const bool in_text = text_depth_ > 0 && std::string_view("{}-/.").find(c) != std::string_view::npos;
+    const bool in_text = text_depth_ > 0 && std::string_view("{}-/.").find(c) != std::string_view::npos &&
+                         !(c == '-' && is_digit(peek(1)));
     if (in_text) text_depth_ += (c == '{') - (c == '}');
     if (!in_text && !is_space(c)) return name();
     ++at_;
@@ -151,12 +151,13 @@ class Lexer {
     std::erase(name, '.');
     if (name == "and" || name == "or") return push({Token::mark, ","});
     const bool quoted = text_depth_ > 0 && name != "i" && name != "e";
+    if (quoted && !tokens.empty() && tokens.back().is("/")) tokens.pop_back();  // "\text{m}/\text{s}"
     const Token *command = find_name("\\" + name), *unit = find_name(name);
     if (!unit && name.back() == 's') unit = find_name(name.substr(0, name.size() - 1));
     const Token::Type known = unit ? unit->type : Token::end;
     if (after_value() && (quoted ? known != Token::multiplier : known == Token::unit)) return skip_power();
     const bool value = command && name.size() > 1 && (command->type <= Token::function || name == "sqrt");
-    if (value && !quoted) return push(*command);
+    if (value && (!quoted || command->type == Token::function)) return push(*command);
     push({quoted ? Token::quoted : name.size() == 1 ? Token::letter : Token::word, name});
   }
   bool after_value() const {
@@ -216,8 +217,7 @@ class Lexer {
   int depth_ = 0;       // brackets open
 };
 
-// ---- Trees
-// -----------------------------------------------------------------------------------------------------------
+// ---- Trees ----
 
 Node number_node(std::string digits, int64_t scale = 0) { return {Kind::number, std::move(digits), {}, scale}; }
 Node symbol(std::string name) { return {Kind::symbol, std::move(name)}; }
@@ -249,29 +249,17 @@ bool is_proper(const Node& node) {
   return is_integer(top) && is_integer(bottom) && order(top) < order(bottom);
 }
 
-/// Turns > into <, and bounds of one variable into an interval.
-Node canonical_relation(Node node) {
+/// Turns > into <.
+Node turned(Node node) {
   if (node.name.find_first_not_of(">g") == std::string::npos) {
     std::reverse(node.args.begin(), node.args.end());
     std::reverse(node.name.begin(), node.name.end());
     for (char& c : node.name) c = c == '>' ? '<' : 'l';
   }
-  if (node.name.find_first_not_of("<l") != std::string::npos || node.name.size() > 2) return node;
-  Node bounds = node;
-  if (node.name.size() == 1) {  // up to or from infinity
-    const bool below = has_variable(node.args[0]);
-    bounds.args.insert(below ? bounds.args.begin() : bounds.args.end(),
-                       below ? negated(symbol("infty")) : symbol("infty"));
-    bounds.name.insert(below ? 0 : 1, "<");
-  }
-  const Node &low = bounds.args[0], &middle = bounds.args[1], &high = bounds.args[2];
-  if (has_variable(low) || has_variable(high) || middle.kind != Kind::symbol || !has_variable(middle)) return node;
-  const std::string brackets = {bounds.name[0] == 'l' ? '[' : '(', bounds.name[1] == 'l' ? ']' : ')'};
-  return {Kind::relation, "e", {middle, {Kind::tuple, brackets, {low, high}}}};
+  return node;
 }
 
-// ---- Recursive descent, from the loosest binding to the tightest
-// -----------------------------------------------------
+// ---- Recursive descent, from the loosest binding to the tightest ----
 
 class Parser {
  public:
@@ -320,7 +308,7 @@ class Parser {
   Node relation() {
     take("~");
     Node node = chain(Kind::relation, " = < > l g ! e ~ ", &Parser::ratio);
-    return node.kind == Kind::relation ? canonical_relation(std::move(node)) : node;
+    return node.kind == Kind::relation ? turned(std::move(node)) : node;
   }
   Node ratio() { return chain(Kind::tuple, " : ", &Parser::join); }
   Node join() { return chain(Kind::tuple, " U N \\ ", &Parser::operand); }
@@ -349,7 +337,8 @@ class Parser {
     std::vector<Node> terms;
     do terms.push_back(with_sign(&Parser::product));
     while (is_mark(" + - p m "));
-    return collapse(Kind::sum, std::move(terms));
+    Node node = collapse(Kind::sum, std::move(terms));
+    return take("choose") ? Node{Kind::call, "binom", {std::move(node), sum()}} : node;
   }
 
   Node with_sign(Rule part) {
@@ -370,13 +359,14 @@ class Parser {
     std::vector<Node> factors{power()};
     while (is_mark(" * / ") || starts_factor()) {
       const bool implicit = starts_factor(), divides = peek().is("/"), frac = is_command("frac");
-      if (implicit && peek().type == Token::number && factors.back().kind == Kind::number) fail();
+      const bool numbers = peek().type == Token::number && factors.back().kind == Kind::number;
       at_ += !implicit;
       Node factor = implicit ? power() : with_sign(&Parser::power);
-      if (frac && is_integer(factors.back()) && is_proper(factor)) {  // 1\frac{4}{5}
+      if (numbers) factor = take("/") ? quotient(std::move(factor), power()) : fail();
+      if ((frac || numbers) && is_integer(factors.back()) && is_proper(factor)) {  // 1\frac{4}{5}, 1 4/5
         factors.back() = {Kind::sum, "", {factors.back(), std::move(factor)}};
       } else {
-        factors.push_back(divides ? inverse(std::move(factor)) : std::move(factor));
+        factors.push_back(numbers ? fail() : divides ? inverse(std::move(factor)) : std::move(factor));
       }
     }
     Node last = std::move(factors.back());
