@@ -342,11 +342,12 @@ class Parser {
   }
 
   Node with_sign(Rule part) {
-    if (!is_mark(" + - p m ")) return (this->*part)();
-    const std::string sign = next().text;
-    Node node = with_sign(part);
-    if (sign == "+") return node;
-    return sign == "-" ? negated(std::move(node)) : scaled(symbol(sign + "m"), std::move(node));
+    std::string signs;
+    while (is_mark(" + - p m ")) signs += next().text;
+    Node node = (this->*part)();
+    if (std::count(signs.begin(), signs.end(), '-') % 2 == 1) node = negated(std::move(node));
+    const size_t either = signs.find_first_of("pm");
+    return either == std::string::npos ? node : scaled(symbol(signs[either] + std::string("m")), std::move(node));
   }
 
   bool starts_factor() {
