@@ -38,8 +38,7 @@ bool is_name(const Node& node, bool lenient) {
 
 /// The value of "name = value", "value = name" or "name \in value"; nullptr if the node is not one of them.
 const Node* named_value(const Node& node, bool lenient) {
-  const bool equation = node.name.find_first_not_of('=') == std::string::npos;
-  if (node.kind != Kind::relation || (!equation && node.name != "e")) return nullptr;
+  if (node.kind != Kind::relation || (node.name != "=" && node.name != "e")) return nullptr;
   if (is_name(node.args.front(), lenient)) return &node.args.back();
   return node.name == "=" && is_name(node.args[1], /*lenient=*/false) ? &node.args[0] : nullptr;
 }

@@ -135,6 +135,7 @@ Value evaluate(const Node& node, int point, bool signs, Work& work) {
   if (node.kind == Kind::symbol) return symbol(node.name, point, signs);
   if (node.kind > Kind::call || node.args.empty()) return {};
   Value value = evaluate(node.args[0], point, signs, work);
+  if (node.kind == Kind::text) return value;
   if (node.kind == Kind::call && node.name != "factorial" && node.name != "binom") return call(node.name, value);
   if (node.kind == Kind::sum || node.kind == Kind::product) {
     for (size_t i = 1; i < node.args.size(); ++i) {

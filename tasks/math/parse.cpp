@@ -249,8 +249,10 @@ bool is_proper(const Node& node) {
   return is_integer(top) && is_integer(bottom) && order(top) < order(bottom);
 }
 
-/// Turns > into <.
+/// Turns > into <, and a = b = c into a = c.
 Node turned(Node node) {
+  const bool equation = node.name.find_first_not_of('=') == std::string::npos;
+  if (equation) return {Kind::relation, "=", {node.args.front(), node.args.back()}};
   if (node.name.find_first_not_of(">g") == std::string::npos) {
     std::reverse(node.args.begin(), node.args.end());
     std::reverse(node.name.begin(), node.name.end());
@@ -313,22 +315,26 @@ class Parser {
   Node ratio() { return chain(Kind::tuple, " : ", &Parser::join); }
   Node join() { return chain(Kind::tuple, " U N \\ ", &Parser::operand); }
 
-  /// Words or an expression. Two to four bare letters, such as xy, may be both.
+  /// Words or an expression. Two to four bare lower-case letters, such as xy, may be both.
   Node operand() {
     const size_t start = at_;
     std::string letters;
-    bool has[Token::mark] = {};
+    bool has[Token::mark] = {}, capital = false;
     for (; peek().type >= Token::number && peek().type <= Token::quoted; ++at_) {
-      for (const char c : peek().text) letters += c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+      for (const char c : peek().text) {
+        capital |= c >= 'A' && c <= 'Z';
+        letters += c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+      }
       has[peek().type] = true;
     }
+    if ((has[Token::quoted] || (has[Token::word] && !has[Token::number])) && take("_")) letters += "_" + subscript();
     const size_t end = at_;
     const bool ends = peek().type == Token::end || is_mark(" , = < > l g ! e ~ : U N \\ & ) ] } \\} newline end ");
     const bool words = has[Token::word] && !has[Token::number] && ends;
     at_ = start;
     if (!has[Token::quoted] && !words) return sum();
     Node node{Kind::text, letters};
-    if (!has[Token::quoted] && letters.size() <= 4) node.args.push_back(product());
+    if (!has[Token::quoted] && !capital && letters.size() <= 4) node.args.push_back(product());
     at_ = end;
     return node;
   }
