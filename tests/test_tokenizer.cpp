@@ -210,13 +210,6 @@ TEST_CASE("A character without a token is an error that names it, or unk_token")
   CHECK(load(file).encode("a\u00e9") == Ids{0, 3, 3});  // one for each byte
 }
 
-TEST_CASE("The text read is kept byte for byte") {
-  const auto path = data_file("gpt2", "tokenizer.json");
-  CHECK(Tokenizer::from_file(path).json_text() == read_all(path));
-  const std::string odd = "\n " + small_file().dump(3) + "\n\n";
-  CHECK(Tokenizer::from_json(odd, "odd").json_text() == odd);
-}
-
 TEST_CASE("What is not supported is refused by name") {
   struct Change {
     const char* place;  // JSON pointer

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <mutex>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <queue>
-#include <sstream>
 #include <stdexcept>
+
+#include "tiny_zero/files.h"
 
 namespace tiny_zero {
 
@@ -408,16 +408,12 @@ class TokenizerReader {
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!(text << file.rdbuf())) throw std::invalid_argument(path.string() + ": cannot be read or is empty");
-  return from_json(text.str(), path.string());
+  return from_json(read_text(path, "a model directory wants the tokenizer's file beside its weights"), path.string());
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_errors) {
   Tokenizer tokenizer;
   tokenizer.name_ = name_for_errors;
-  tokenizer.json_text_ = text;
   tokenizer.cache_ = std::make_shared<WordCache>();
   json root;
   try {
