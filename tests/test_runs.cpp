@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -430,6 +431,65 @@ TEST_CASE("export writes the model's files again, weights in the wanted type, an
   CHECK(again.code == 1);
   CHECK(contains(again.output, to));
   CHECK(tiny_zero("export --model " + to + " --output " + to + "32 --export-type float32").code == 0);
+}
+
+TEST_CASE("the planned memory is the measured one within a tenth, and train refuses what does not fit") {
+  const fs::path models = workplace() / "runs";
+  const auto pretrain =
+      "pretrain" + common() + " --name wide --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536";
+  REQUIRE(tiny_zero(pretrain + " --pretrain-tokens 1").code == 0);
+  const std::string options = " --model " + (models / "wide" / "model").string() + common() +
+                              " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
+  for (const std::string more : {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward"}) {
+    CAPTURE(more);
+    const std::string name = "plan" + std::to_string(more.size());
+    const Result run = tiny_zero("train" + options + " --name " + name + " " + more);
+    REQUIRE(run.code == 0);
+    const double planned = std::stod(run.output.substr(run.output.find("\npeak") + 5)) * (1 << 30);
+    const double measured = json::parse(read_lines(run_path(name) / "metrics.jsonl").back())["peak_memory_bytes"];
+    MESSAGE("planned ", planned / (1 << 30), " GiB, measured ", measured / (1 << 30));
+    CHECK(std::abs(planned / measured - 1) < 0.1);
+  }
+  const Result refused = tiny_zero("train" + options + " --name refused --gpu-memory 750MiB --rollout-batch 512");
+  CHECK(refused.code == 1);
+  const size_t flags = refused.output.find("this would fit:");
+  REQUIRE(flags != std::string::npos);
+  CHECK(!fs::exists(run_path("refused")));
+  const std::string remedy = refused.output.substr(flags + 15, refused.output.find('\n', flags) - flags - 15);
+  CAPTURE(remedy);
+  CHECK(contains(remedy, "--tokens-per-micro-batch"));
+  CHECK(!contains(tiny_zero("plan" + options + " --gpu-memory 750MiB" + remedy).output, "training needs"));
+  CHECK(contains(tiny_zero("plan" + options + " --gpu-memory 100MB").output, "take a smaller model"));
+  const Result no_size = tiny_zero("plan" + options + " --gpu-memory much");
+  CHECK(no_size.code == 1);
+  CHECK(contains(no_size.output, "24GiB"));
+}
+
+TEST_CASE("a model is loaded with one copy of its weights in memory") {
+  const fs::path runs = workplace() / "runs";
+  const auto peak_of = [&](const std::string& model) {  // of a program that does nothing but load
+    const std::string binary = TINY_ZERO_BINARY;
+    const pid_t child = fork();
+    if (child == 0) {
+      freopen("/dev/null", "r", stdin);
+      execl(binary.c_str(), binary.c_str(), "score", "--model", model.c_str(), nullptr);
+      _exit(127);
+    }
+    rusage usage{};
+    int status = 0;
+    wait4(child, &status, 0, &usage);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    return static_cast<double>(usage.ru_maxrss) * 1024;
+  };
+  const auto pretrain = "pretrain" + common() + " --layers 6 --hidden 768 --heads 8 --kv-heads 2 --ffn 2304 --name ";
+  REQUIRE(tiny_zero(pretrain + "large --pretrain-tokens 1").code == 0);
+  const double base = peak_of(base_model());
+  const auto large = (runs / "large" / "model").string();
+  const auto weights = static_cast<double>(fs::file_size(large + "/model.safetensors"));
+  REQUIRE(weights > 1.5e8);
+  CHECK(peak_of(large) - base < 1.1 * weights);
+  REQUIRE(tiny_zero("export --model " + large + " --output " + large + "_bfloat16").code == 0);
+  CHECK(peak_of(large + "_bfloat16") - base < 1.1 * weights);  // float32 in memory whatever the file has
 }
 
 TEST_CASE("every verb's help lists the settings that it reads") {
