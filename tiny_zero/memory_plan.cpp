@@ -19,39 +19,30 @@ std::string human(double bytes) {
   return text;
 }
 
-/// "24GiB", "500 MB": config.memory in bytes; without it what the device says is free.
-double available_memory(const Config& config) {
-  if (!config.memory.empty()) {
-    size_t end = 0;
-    double number = -1;
-    try {
-      number = std::stod(config.memory, &end);
-    } catch (const std::exception&) {
+/// config.memory in bytes; without it what the device says is free, and what this process has already.
+double available_memory(const Config& config, double resident) {
+  double number = 0;
+  char unit[4] = "";
+  if (std::sscanf(config.memory.c_str(), "%lf %3s", &number, unit) == 2 && number > 0) {
+    for (const auto& [name, bytes] : {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}}) {
+      if (std::string(name) == unit) return number * bytes;
     }
-    std::string unit = config.memory.substr(end);
-    unit.erase(0, unit.find_first_not_of(' '));
-    for (const auto& [name, bytes] :
-         {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}, {"", 1.0}}) {
-      if (unit == name && number > 0) return number * bytes;
-    }
-    throw std::invalid_argument("gpu-memory is \"" + config.memory + "\", want a size such as 24GiB or 800MB");
   }
+  if (!config.memory.empty())
+    throw std::invalid_argument("gpu-memory is \"" + config.memory + "\", want a size such as 24GiB or 800MB");
   const torch::Device device(config.device);
   if (device.is_cuda()) {
     return static_cast<double>(
         c10::getDeviceAllocator(device.type())->getMemoryInfo(std::max<int>(0, device.index())).first);
   }
   std::ifstream file("/proc/meminfo");
-  for (std::string key, unit; file >> key;) {
-    double kib = 0;
-    file >> kib >> unit;
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return std::numeric_limits<double>::infinity();
+  std::string word;
+  while (file >> word && word != "MemAvailable:") continue;
+  return file >> number ? number * 1024 + resident : std::numeric_limits<double>::infinity();
 }
 
 /// Resident memory of the process, in bytes.
-double resident() {
+double resident_memory() {
   std::ifstream file("/proc/self/statm");
   double all = 0, pages = 0;
   file >> all >> pages;
@@ -102,7 +93,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double inside_layer = tokens * (3 * f + 2 * d) * element;
 
   MemoryPlan plan;
-  plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident()},
+  plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident_memory()},
                {"master weights (float32)", 4 * policy},
                {"weights in bfloat16", narrow ? 2 * policy : 0},
                {"gradients", 4 * policy},
@@ -114,22 +105,19 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
                {"update: activations", activations, true},
                {"update: logits, or inside a layer", std::max(logits, inside_layer), true},
                {"optimiser's step", 4 * std::max(policy, critic), true}};
-  double passing = std::max({sampling, activations + std::max(logits, inside_layer), 4 * std::max(policy, critic)});
+  plan.total = std::max({sampling, activations + std::max(logits, inside_layer), 4 * std::max(policy, critic)});
   for (const auto& row : plan.rows) plan.total += row.passing ? 0 : row.bytes;
-  plan.total += passing;
   return plan;
 }
 
 MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& tokenizer,
                        const std::filesystem::path& model) {
-  constexpr int64_t kPrompts = 64;
-  size_t longest = 0;
-  for (int64_t i = 0; i < kPrompts; ++i)
-    longest = std::max(longest, tokenizer.encode(task.problem(Split::train, i).prompt).size());
-  const auto prompt = static_cast<int64_t>(longest);
+  int64_t prompt = 0;  // the longest
+  for (int64_t i = 0; i < 64; ++i)
+    prompt = std::max<int64_t>(prompt, tokenizer.encode(task.problem(Split::train, i).prompt).size());
   const auto shape = ModelConfig::from_file(model / "config.json");
   MemoryPlan plan = plan_memory(shape, config, prompt);
-  plan.available = available_memory(config) + (config.memory.empty() ? plan.rows[0].bytes : 0);
+  plan.available = available_memory(config, plan.rows[0].bytes);
 
   Config smaller = config;  // changes that cost least come first
   const auto halve = [](int64_t& value, int64_t least) {

@@ -162,6 +162,7 @@ PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequenc
 
 /// (positions, D / 2) each. Angles in double: float loses 1e-4 at position 1e3.
 static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
+  if (device.is_meta()) return {};
   const auto half = config.attention.head_dim / 2;
   const auto& scaling = config.rope_scaling;
   Tensor frequency = torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
