@@ -80,8 +80,11 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
 
   // Update: what the backward pass needs of each layer (the inputs of two norms and four products, q, k and v), then on
   // top either the logits of one chunk with the embedding's gradient, or the gradients inside one layer.
-  const auto tokens = static_cast<double>(std::min(std::max(config.tokens_per_micro_batch, longest),
-                                                   config.prompts_per_step * config.group_size * longest));
+  const int64_t parts = own_critic ? std::min(config.mini_batches, config.critic_mini_batches) : config.mini_batches;
+  const int64_t mini_batch = (config.prompts_per_step * config.group_size + parts - 1) / parts;
+  const auto tokens =
+      static_cast<double>(std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest));
+  const double responses = tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
   double per_token = 4 * d + width + attended + static_cast<double>(heads) + 3 * f;
   if (shape.qk_norm()) per_token += attended + kv_width;
   if (narrow || cuda) per_token += 12 * d / element + 4 * attended + f;  // the twins keep more than the fused kernels
@@ -89,7 +92,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
   constexpr double kChunk = 1 << 25, kChunkCopies = 6;  // as token_log_probs() has them
   const double logits =
-      kGaps * std::min(tokens * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies + 2 * vocab * d * 4;
+      kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies + 2 * vocab * d * 4;
   const double inside_layer = tokens * (3 * f + 2 * d) * element;
 
   MemoryPlan plan;

@@ -1,13 +1,8 @@
 #include "tiny_zero/safetensors.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cstring>
-#include <memory>
-#include <set>
+#include <fstream>
 
 #include "tiny_zero/files.h"
 #include "tiny_zero/safetensors_header.h"
@@ -18,28 +13,6 @@ namespace {
 const std::map<std::string, torch::Dtype> kTypes{{"F32", torch::kFloat32}, {"BF16", torch::kBFloat16},
                                                  {"F16", torch::kFloat16}, {"F64", torch::kFloat64},
                                                  {"I64", torch::kInt64},   {"I32", torch::kInt32}};
-
-/// A file mapped read-only; private, so that a write by mistake could never reach the disk.
-class Mapping {
- public:
-  explicit Mapping(const std::filesystem::path& path) {
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) throw std::runtime_error(path.string() + ": cannot be opened: " + std::strerror(errno));
-    struct stat status {};
-    const bool known = fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
-    void* address = known ? mmap(nullptr, status.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0) : MAP_FAILED;
-    close(file);
-    if (address == MAP_FAILED) throw std::runtime_error(path.string() + ": is empty or cannot be mapped");
-    bytes_ = {static_cast<char*>(address), static_cast<size_t>(status.st_size)};
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() { munmap(bytes_.data(), bytes_.size()); }
-  std::span<char> bytes() const { return bytes_; }
-
- private:
-  std::span<char> bytes_;
-};
 
 }  // namespace
 
@@ -60,33 +33,26 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins at a multiple of 8 bytes
   const uint64_t header_bytes = text.size();
 
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  const auto write_all = [&](const void* data, size_t size) {
-    for (const char* at = static_cast<const char*>(data); size > 0;) {
-      const ssize_t written = write(file, at, size);
-      if (written <= 0) throw std::runtime_error(path.string() + ": cannot be written: " + std::strerror(errno));
-      at += written;
-      size -= static_cast<size_t>(written);
-    }
-  };
-  if (file < 0) throw std::runtime_error(path.string() + ": cannot be created: " + std::strerror(errno));
-  const std::unique_ptr<const int, void (*)(const int*)> closer(&file,
-                                                                [](const int* descriptor) { close(*descriptor); });
-  write_all(&header_bytes, sizeof header_bytes);
-  write_all(text.data(), text.size());
+  std::ofstream file(path, std::ios::binary);
+  file.write(reinterpret_cast<const char*>(&header_bytes), sizeof header_bytes) << text;
   for (const auto& [name, tensor] : tensors) {
     const torch::Tensor plain = tensor.detach().cpu().to(type.value_or(tensor.scalar_type())).contiguous();
-    write_all(plain.data_ptr(), plain.nbytes());
+    file.write(static_cast<const char*>(plain.data_ptr()), static_cast<std::streamsize>(plain.nbytes()));
   }
-  if (fsync(file) != 0) throw std::runtime_error(path.string() + ": cannot be flushed: " + std::strerror(errno));
+  if (!file.flush()) throw std::runtime_error(path.string() + ": cannot be written; is the disk full?");
 }
 
 TensorMap load_safetensors(const std::filesystem::path& path) {
-  const auto mapping = std::make_shared<Mapping>(path);
+  std::error_code error;
+  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  if (error || size == 0) throw std::runtime_error(path.string() + ": cannot be opened or is empty");
+  // Not shared: a write by mistake could never reach the disk.
+  const auto mapped = torch::from_file(path.string(), /*shared=*/false, size, torch::kUInt8);
+  char* bytes = static_cast<char*>(mapped.data_ptr());
   TensorMap tensors;
-  for (const auto& stored : read_safetensors_header(mapping->bytes(), path.string())) {
+  for (const auto& stored : read_safetensors_header({bytes, static_cast<size_t>(size)}, path.string())) {
     tensors[stored.name] = torch::from_blob(
-        mapping->bytes().data() + stored.begin, stored.shape, [mapping](void*) {}, kTypes.at(stored.dtype));
+        bytes + stored.begin, stored.shape, [mapped](void*) {}, kTypes.at(stored.dtype));
   }
   return tensors;
 }

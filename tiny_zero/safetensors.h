@@ -15,7 +15,7 @@ namespace tiny_zero {
 using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
 using TensorMap = std::map<std::string, torch::Tensor>;
 
-/// Writes contiguous copies of the tensors (CPU or GPU), one at a time, and flushes them to the disk.
+/// Writes contiguous copies of the tensors (CPU or GPU), one at a time.
 /// @param type  of all of them in the file; their own if left out
 /// @throws std::runtime_error if the file cannot be written
 void save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,

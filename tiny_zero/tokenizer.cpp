@@ -514,8 +514,8 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
     const auto id = byte_ids_[static_cast<uint8_t>(word[i])];
     if (!id) {
       throw std::invalid_argument(name_ + ": the vocabulary has no token for byte " +
-                                  std::to_string(static_cast<uint8_t>(word[i])) + " of \"" + std::string(word.substr(0, 60)) +
-                                  "\" and the file no unk_token");
+                                  std::to_string(static_cast<uint8_t>(word[i])) + " of \"" +
+                                  std::string(word.substr(0, 60)) + "\" and the file no unk_token");
     }
     symbols[i] = {*id, i - 1, i + 1};  // the first `previous` is never followed
   }
