@@ -246,6 +246,7 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
       {"layer_types", {"full_attention", "sliding_attention"}, removed, "sliding_attention"},
       {"logit_softcapping", 30, removed, "logit_softcapping"},  // a field that this program does not know
       {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, nullptr, "low_freq_factor"},
+      {"rope_theta", -1, 10000.0, "rope"},
       {"vocab_size", 1e18, 40, "vocab_size"},  // no table is made of a size before it is checked
       {"hidden_size", 1 << 23, 32, "model.embed_tokens.weight"},
       {"num_hidden_layers", 1000000, 2, "num_hidden_layers"},

@@ -99,9 +99,12 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
                              rope.at("original_max_position_embeddings")};
     }
     for (const char* known : {"rope_theta", "rope_type", "type"}) rope.erase(known);
-    if ((type != "default" && type != "llama3") || (type == "default" && rope != Json::object()) ||
-        (type == "llama3" && rope.size() != 4)) {
-      fail(rope_name, fields[rope_name], "supported are rope_type \"default\" and \"llama3\" with its four numbers");
+    const auto& scaling = config.rope_scaling;
+    const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
+                          scaling.high_freq_factor > scaling.low_freq_factor && scaling.original_positions >= 1;
+    if (!possible || rope.size() != (type == "llama3" ? 4 : 0) || (type != "llama3" && type != "default")) {
+      fail(rope_name, fields.value(rope_name, Json()),
+           "supported are rope_type \"default\" and \"llama3\" with its four numbers");
     }
     config.norm_eps = fields.value("rms_norm_eps", config.norm_eps);
     config.tie_embeddings = fields.value("tie_word_embeddings", false);
@@ -313,11 +316,10 @@ Model Model::clone(Head head) const {
   const at::NoGradGuard no_grad;
   Model copy(config_, head, device());
   copy.compute_type_ = compute_type_;
-  auto targets = copy.named_tensors();
-  for (const auto& [name, tensor] : named_tensors()) {
-    for (auto& [target_name, target] : targets) {
-      if (name == target_name) target.copy_(tensor);
-    }
+  const NamedTensors own = named_tensors();
+  const TensorMap by_name(own.begin(), own.end());
+  for (auto& [name, target] : copy.named_tensors()) {
+    if (by_name.contains(name)) target.copy_(by_name.at(name));
   }
   return copy;
 }

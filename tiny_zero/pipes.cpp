@@ -88,8 +88,7 @@ void score(const Config& config) {
                                   " tokens, want at least one each " + "and at most " +
                                   std::to_string(model.config().max_positions));
     }
-    for (const int64_t id : prompt) tokenizer.decode({&id, 1});  // throws for an id that is no token
-    for (const int64_t id : ids) tokenizer.decode({&id, 1});
+    for (const Ids& part : {prompt, ids}) tokenizer.decode(part);  // throws for an id that is no token
     Rollout rollout;
     rollout.prompts = {prompt};
     rollout.lengths = {length};
