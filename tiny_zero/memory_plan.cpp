@@ -32,6 +32,7 @@ double available_memory(const Config& config, double resident) {
     throw std::invalid_argument("gpu-memory is \"" + config.memory + "\", want a size such as 24GiB or 800MB");
   const torch::Device device(config.device);
   if (device.is_cuda()) {
+    torch::zeros({1}, torch::device(device));  // wakes the allocator
     return static_cast<double>(
         c10::getDeviceAllocator(device.type())->getMemoryInfo(std::max<int>(0, device.index())).first);
   }
