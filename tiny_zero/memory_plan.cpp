@@ -107,9 +107,8 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
                {"KV cache", cache},
                {"sampling: prompts and logits", sampling, true},
                {"update: activations", activations, true},
-               {"update: logits, or inside a layer", std::max(logits, inside_layer), true},
-               {"optimiser's step", 4 * std::max(policy, critic), true}};
-  plan.total = std::max({sampling, activations + std::max(logits, inside_layer), 4 * std::max(policy, critic)});
+               {"update: logits, or inside a layer", std::max(logits, inside_layer), true}};
+  plan.total = std::max(sampling, activations + std::max(logits, inside_layer));
   for (const auto& row : plan.rows) plan.total += row.passing ? 0 : row.bytes;
   return plan;
 }

@@ -16,7 +16,7 @@ struct MemoryPlan {
   struct Row {
     std::string name;
     double bytes;
-    bool passing = false;  // of sampling, updating and the optimiser's step, the largest counts
+    bool passing = false;  // of sampling and updating, the larger counts
   };
   std::vector<Row> rows;
   double total = 0, available = 0;  // bytes

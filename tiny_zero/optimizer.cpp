@@ -1,5 +1,7 @@
 #include "tiny_zero/optimizer.h"
 
+#include <ATen/ops/_fused_adamw.h>
+
 #include <cmath>
 #include <numbers>
 
@@ -22,13 +24,9 @@ double AdamW::step(Tensor& parameters, Tensor& gradients, double learning_rate) 
   if (std::isfinite(norm)) {
     if (max_grad_norm_ > 0 && norm > max_grad_norm_) gradients.mul_(max_grad_norm_ / norm);
     ++updates;
-    const double mean_correction = 1 - std::pow(beta1_, static_cast<double>(updates));
-    const double square_correction = 1 - std::pow(beta2_, static_cast<double>(updates));
-    mean.lerp_(gradients, 1 - beta1_);
-    square.mul_(beta2_).addcmul_(gradients, gradients, 1 - beta2_);
-    const Tensor denominator = square.sqrt().div_(std::sqrt(square_correction)).add_(epsilon_);
-    if (weight_decay_ > 0) parameters.mul_(1 - learning_rate * weight_decay_);
-    parameters.addcdiv_(mean, denominator, -learning_rate / mean_correction);
+    const Tensor count = torch::full({}, static_cast<float>(updates), parameters.options());
+    at::_fused_adamw_({parameters}, {gradients}, {mean}, {square}, /*max_exp_avg_sqs=*/{}, {count}, learning_rate, beta1_,
+                      beta2_, weight_decay_, epsilon_, /*amsgrad=*/false, /*maximize=*/false);  // one pass over memory
   }
   gradients.zero_();
   return norm;
