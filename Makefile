@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench format clean
+.PHONY: help demo test build bench fuzz format clean
 
 packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
             libutf8proc-dev gnuplot-nox
@@ -47,6 +47,11 @@ bench: build ## speed of each kernel and of one step, beside PyTorch's where Pyt
 	for python in $(venv_python) $(PYTHON); do
 	  if $$python -c 'import torch' 2>/dev/null; then PYTHON=$$python tests/bench_compare.sh; break; fi
 	done
+
+fuzz: build ## mutated files for the parsers, under sanitizers, SECONDS=60 each
+	@cmake --build build --target fuzz
+	build/fuzz safetensors $(or $(SECONDS),60) tests/data/models/*/model*.safetensors
+	build/fuzz tokenizer $(or $(SECONDS),60) tests/data/tokenizer/*/tokenizer.json
 
 format: ## says what clang-format would change; FIX=1 changes it
 	@command -v clang-format >/dev/null || $(call install,clang-format)

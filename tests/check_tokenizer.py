@@ -1,14 +1,15 @@
 """Compares tiny_zero::Tokenizer with the library `tokenizers` (pip install tokenizers), which defines the file format.
 
-    python tests/check_tokenizer.py [DRIVER] [--lines 10000]    compares ids for each kind; exit status 1 if any differ
-    python tests/check_tokenizer.py DRIVER --file F           the same with an existing tokenizer.json
-    python tests/check_tokenizer.py --write                   writes tests/data/tokenizer/ again
+    python tests/check_tokenizer.py [--lines 10000]    compares ids for each kind; exit status 1 if any differ
+    python tests/check_tokenizer.py --model DIR        the same with an existing tokenizer.json
+    python tests/check_tokenizer.py --write            writes tests/data/tokenizer/ again
 
-DRIVER is the program built from tests/tokenize_main.cpp, build/tokenize_main if left out. All lines come from fixed seeds.
+The program is build/tiny_zero, or what the environment's TINY_ZERO_BINARY names. All lines come from fixed seeds.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -17,7 +18,9 @@ import tempfile
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-DATA = pathlib.Path(__file__).parent / "data" / "tokenizer"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data" / "tokenizer"
+TINY_ZERO = os.environ.get("TINY_ZERO_BINARY", ROOT / "build" / "tiny_zero")
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -174,11 +177,11 @@ def expected_ids(tokenizer, lines):
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in lines]
 
 
-def compare(driver, path, lines):
+def compare(folder, lines):
     """Number of lines whose ids differ; prints the first few."""
-    expected = expected_ids(Tokenizer.from_file(str(path)), lines)
+    expected = expected_ids(Tokenizer.from_file(str(folder / "tokenizer.json")), lines)
     stdin = "".join(json.dumps({"text": text}) + "\n" for text in lines)
-    output = subprocess.run([driver, str(path)], input=stdin, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([TINY_ZERO, "tokenize", "--model", folder], input=stdin, capture_output=True, text=True, check=True).stdout
     found = [json.loads(row)["ids"] for row in output.splitlines()]
     assert len(found) == len(expected), f"{len(lines)} lines went in, {len(found)} came out"
     different = [i for i in range(len(lines)) if found[i] != expected[i]]
@@ -209,9 +212,8 @@ def write_data():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("driver", nargs="?", default=str(pathlib.Path(__file__).parents[1] / "build/tokenize_main"))
     parser.add_argument("--lines", type=int, default=10000)
-    parser.add_argument("--file", type=pathlib.Path)
+    parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.write:
@@ -220,14 +222,14 @@ def main():
     lines = [line(rng) for _ in range(options.lines)]
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        paths = {str(options.file): options.file} if options.file else {}
-        for kind in () if options.file else KINDS:
-            paths[kind] = pathlib.Path(folder) / f"{kind}.json"
-            trained(kind, vocab_size=6000, seam_lines=lines).save(str(paths[kind]))
-        for name, path in paths.items():
-            different = compare(options.driver, path, lines)
+        folders = [options.model] if options.model else [pathlib.Path(folder) / kind for kind in KINDS]
+        for path in folders:
+            if not options.model:
+                path.mkdir()
+                trained(path.name, vocab_size=6000, seam_lines=lines).save(str(path / "tokenizer.json"))
+            different = compare(path, lines)
             failed += different
-            print(f"{name}: {different} of {len(lines)} lines differ")
+            print(f"{path.name}: {different} of {len(lines)} lines differ")
     sys.exit(failed > 0)
 
 

@@ -675,3 +675,39 @@ TEST_CASE("countdown: every setting has its own name with the task's prefix") {
   CHECK(task.options.prompt_template == Template::short_form);
   CHECK(task.options.go_on == 0.25);
 }
+
+TEST_CASE("multiplication: problems are right, apart in both splits, and answers are compared as numbers") {
+  const auto task = tiny_zero::make_task("multiplication");
+  const auto settings = task->settings();
+  for (const std::string digits : {"1", "3", "9"}) {
+    settings.find("multiplication-digits").parse(digits);
+    task->prepare(5);
+    std::set<std::string> train;
+    for (int64_t i = 0; i < 300; ++i) train.insert(task->problem(tiny_zero::Split::train, i).prompt);
+    for (int64_t i = 0; i < 300; ++i) {
+      const auto problem = task->problem(tiny_zero::Split::test, i);
+      CHECK(!train.contains(problem.prompt));
+      const size_t equation = problem.prompt.find("equation: ") + 10, sign = problem.prompt.find(" * ");
+      CHECK(std::stoll(problem.prompt.substr(equation)) * std::stoll(problem.prompt.substr(sign + 3)) ==
+            std::stoll(problem.reference));
+    }
+  }
+  const tiny_zero::Problem problem{"", "1230"};
+  const std::vector<std::tuple<std::string, double, bool>> cases{
+      {"so</think><answer> 1,230 </answer>", 1.0, true},
+      {"<answer>01230</answer>", 1.0, true},
+      {"<answer>1231</answer>", 0.1, true},
+      {"<answer>12 30.0</answer>", 0.1, false},
+      {"<answer>-1230</answer>", 0.1, false},
+      {"<answer></answer>", 0.1, false},
+      {"1230", 0.0, false},
+      {"<answer>1230</answer><answer>0</answer>", 0.1, true}};
+  for (const auto& [response, score, answered] : cases) {
+    CAPTURE(response);
+    const auto reward = task->grade(problem, response, true);
+    CHECK(reward.score == score);
+    CHECK(reward.correct == (score == 1.0));
+    CHECK(reward.answered == answered);
+  }
+  CHECK(task->grade({"", "0"}, "<answer>000</answer>", true).correct);
+}

@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "tiny_zero/model.h"
-#include "tiny_zero/safetensors.h"
+#include "tiny_zero/rollout.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -94,9 +94,12 @@ struct Saved {
 }  // namespace
 
 TEST_CASE("prefill and cached decoding equal the full forward pass [T23]") {
-  auto separate = small_config();
+  auto separate = small_config(), stretched = small_config(), normed = small_config();
   separate.tie_embeddings = false;
-  for (const auto& config : {small_config(), separate}) {
+  stretched.family = "llama";
+  stretched.rope_scaling = {4.0, 1.0, 4.0, 16.0};
+  normed.family = "qwen3";
+  for (const auto& config : {small_config(), separate, stretched, normed}) {
     const at::NoGradGuard no_grad;
     const Model model = small_model(Head::language_model, config);
     auto sequences = kPrompts;
@@ -147,7 +150,10 @@ TEST_CASE("a prefill shared by a group equals one of each member") {
 }
 
 TEST_CASE("the gradient of the whole model is the slope of its loss") {
-  Model model = small_model(Head::both);
+  auto config = small_config();
+  SUBCASE("biases on q, k, v") {}
+  SUBCASE("norms of q and k") { config.family = "qwen3"; }
+  Model model = small_model(Head::both, config);
   const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
   const Tensor positions = ids_of({0, 1, 2, 3, 6, 7, 13}), targets = ids_of({1, 12, 30, 2, 9, 4, 3});
   const auto loss = [&] {
@@ -233,7 +239,19 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   };
   const nlohmann::json removed(nlohmann::json::value_t::discarded);
   const std::vector<std::tuple<std::string, nlohmann::json, nlohmann::json, std::string>> cases{
-      {"model_type", "llama", "qwen2", "model_type"},
+      {"model_type", "gpt2", "qwen2", "model_type"},
+      {"model_type", "llama", "qwen2", "supported is [\"LlamaForCausalLM\"]"},
+      {"architectures", {"Qwen2ForSequenceClassification"}, {"Qwen2ForCausalLM"}, "architectures"},
+      {"attention_bias", true, removed, "attention_bias"},
+      {"layer_types", {"full_attention", "sliding_attention"}, removed, "sliding_attention"},
+      {"logit_softcapping", 30, removed, "logit_softcapping"},  // a field that this program does not know
+      {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, nullptr, "low_freq_factor"},
+      {"rope_theta", -1, 10000.0, "rope"},
+      {"vocab_size", 1e18, 40, "vocab_size"},  // no table is made of a size before it is checked
+      {"hidden_size", 1 << 23, 32, "model.embed_tokens.weight"},
+      {"num_hidden_layers", 1000000, 2, "num_hidden_layers"},
+      {"max_position_embeddings", 1e12, 64, "max_position_embeddings"},
+      {"num_attention_heads", 2.5, 4, "num_attention_heads"},
       {"hidden_act", "gelu", "silu", "hidden_act"},
       {"rope_scaling", {{"type", "yarn"}}, nullptr, "rope_scaling"},
       {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}, removed, "rope_parameters"},
@@ -244,6 +262,7 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
       {"vocab_size", 41, 40, "model.embed_tokens.weight"},
       {"intermediate_size", 64, 48, "model.layers.0.mlp.gate_proj.weight"},
       {"num_hidden_layers", 3, 2, "model.layers.2.input_layernorm.weight"},
+      {"num_hidden_layers", 1, 2, "model.layers.1."},
       {"tie_word_embeddings", false, true, "lm_head.weight"}};
   for (const auto& [field, wrong, right, part] : cases) {
     CAPTURE(field);
@@ -258,6 +277,110 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   contains("config.json is not a JSON object");
   fs::remove(saved.path / "config.json");
   contains("config.json cannot be opened");
+}
+
+TEST_CASE("logits and greedy continuations are those of transformers") {  // stored by check_transformers.py --write
+  const at::NoGradGuard no_grad;
+  std::vector<fs::path> folders;
+  if (const char* real = std::getenv("REFERENCE_MODEL")) {
+    folders = {real};
+  } else {
+    for (const auto& entry : fs::directory_iterator(fs::path(TEST_DATA_DIR) / "models"))
+      folders.push_back(entry.path());
+    REQUIRE(folders.size() == 6);
+  }
+  for (const auto& folder : folders) {
+    CAPTURE(folder);
+    const Model model = Model::load(folder, Head::language_model, torch::kCPU);
+    const auto reference = load_safetensors(folder / "reference.safetensors");
+    const Tensor ids = reference.at("ids"), starts = reference.at("starts"), wanted = reference.at("logits");
+    Sequences prompts;
+    for (int64_t i = 0; i + 1 < starts.size(0); ++i) {
+      const Tensor prompt = ids.slice(0, starts[i].item<int64_t>(), starts[i + 1].item<int64_t>());
+      prompts.emplace_back(prompt.data_ptr<int64_t>(), prompt.data_ptr<int64_t>() + prompt.numel());
+    }
+    Sequences prefixes;  // a prefill gives the logits after the last token
+    for (int64_t i = 0; i < 3; ++i) {
+      for (size_t length = 1; length <= prompts[i].size(); ++length)
+        prefixes.emplace_back(prompts[i].begin(), prompts[i].begin() + static_cast<int64_t>(length));
+    }
+    auto cache = model.make_cache(static_cast<int64_t>(prefixes.size()), /*capacity=*/64);
+    const Tensor logits = model.prefill(PackedTokens::from(prefixes, torch::kCPU), cache, /*copies=*/1);
+    const double spread = (wanted.max() - wanted.min()).item<double>();
+    const double difference = largest_difference(logits, wanted) / spread;
+    CHECK(difference < 2e-4);
+    const Rollout rollout =
+        Sampler(model, {/*temperature=*/0.0, 1.0, /*max_response_tokens=*/64}).sample(prompts, 1, 0);
+    const Tensor expected = reference.at("continuations");
+    int64_t same = 0;
+    for (int64_t i = 0; i < rollout.size(); ++i) {
+      const int64_t length = rollout.lengths[i];
+      CHECK((length == 64 || rollout.finished[i]));
+      same += torch::equal(rollout.response_ids[i].slice(0, 0, length), expected[i].slice(0, 0, length));
+    }
+    CHECK(same == 20);
+    MESSAGE(folder.filename().string(), ": logits differ by ", difference, " of their spread, ", same,
+            " of 20 greedy continuations are the same");
+  }
+}
+
+TEST_CASE("weights that are missing, too many, of no float type or in the wrong shard are refused by name") {
+  const Model model = small_model();
+  const Saved saved(model);
+  const auto whole = load_safetensors(saved.path / "model.safetensors");
+  const auto refusal = [&](const auto& change) {
+    auto tensors = whole;
+    change(tensors);
+    save_safetensors(saved.path / "changed", NamedTensors(tensors.begin(), tensors.end()));
+    fs::rename(saved.path / "changed", saved.path / "model.safetensors");  // `whole` still maps the old one
+    return saved.refusal();
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    CAPTURE(text);
+    CHECK(text.find(part) != std::string::npos);
+  };
+  has(refusal([](auto& t) { t.erase("model.norm.weight"); }), "tensor model.norm.weight is missing");
+  has(refusal([](auto& t) { t["model.layers.2.x"] = torch::ones({1}); }), "model.layers.2.x is in the weights");
+  has(refusal([](auto& t) { t["model.norm.weight"] = torch::ones({32}, torch::kInt64); }), "model.norm.weight is");
+  CHECK(refusal([](auto& t) { t["lm_head.weight"] = torch::ones({40, 32}); }) == "loaded");  // tied: not used
+  CHECK(refusal([](auto&) {}) == "loaded");
+
+  auto first = whole, second = whole;
+  nlohmann::json places;
+  for (const auto& [name, tensor] : whole) {
+    const bool early = name < "model.layers.1";
+    (early ? second : first).erase(name);
+    places[name] = early ? "a.safetensors" : "b.safetensors";
+  }
+  save_safetensors(saved.path / "a.safetensors", {first.begin(), first.end()});
+  save_safetensors(saved.path / "b.safetensors", {second.begin(), second.end()});
+  fs::remove(saved.path / "model.safetensors");
+  const auto with_index = [&](const nlohmann::json& index) {
+    std::ofstream(saved.path / "model.safetensors.index.json") << index;
+    return saved.refusal();
+  };
+  CHECK(with_index({{"weight_map", places}}) == "loaded");
+  CHECK(torch::equal(Model::load(saved.path, Head::language_model, torch::kCPU).parameters(), model.parameters()));
+  has(with_index({{"weights", places}}), "weight_map");
+  has(with_index({{"weight_map", {{"x", 1}}}}), "tensor x is in 1");
+  has(with_index({{"weight_map", {{"x", "../a.safetensors"}}}}), "../a.safetensors");
+  auto moved = places;
+  moved["model.norm.weight"] = "a.safetensors";
+  has(with_index({{"weight_map", moved}}), "model.norm.weight is not in a.safetensors");
+  moved.erase("model.norm.weight");
+  has(with_index({{"weight_map", moved}}), "model.norm.weight, which is in b.safetensors");
+  moved["model.norm.weight"] = "c.safetensors";
+  has(with_index({{"weight_map", moved}}), "c.safetensors: cannot be opened");
+  std::ofstream(saved.path / "model.safetensors.index.json") << "{\"weight_map\": {";
+  has(saved.refusal(), "index.json is not a JSON object");
+}
+
+TEST_CASE("end tokens are those of config.json and of generation_config.json") {
+  const Saved saved(small_model());
+  std::ofstream(saved.path / "generation_config.json") << R"({"eos_token_id": [7, 3]})";
+  CHECK(ModelConfig::from_file(saved.path / "config.json").end_ids == std::vector<int64_t>{3, 7});
+  std::ofstream(saved.path / "generation_config.json") << "[";
+  CHECK(saved.refusal().find("generation_config.json") != std::string::npos);
 }
 
 TEST_CASE("weights stored as bfloat16 are widened, and bfloat16 products stay near float32's [T12]") {

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -343,16 +344,152 @@ TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each 
   CHECK(json::parse(responses[23])["problem"] == 5);
 }
 
-TEST_CASE("generate shows problem, response and reward, the same each time, or continues a prompt") {
+TEST_CASE("generate shows a problem's response and reward, the same each time, or continues a prompt") {
   const std::string arguments = "generate --model " + base_model() + common() + " --max-response-tokens 16 --samples 2";
-  const Result first = tiny_zero(arguments);
+  const Result first = tiny_zero(arguments + " --problem 0");
   CHECK(first.code == 0);
-  CHECK(contains(first.output.substr(first.output.rfind("#")), "reward "));
-  CHECK(tiny_zero(arguments).output == first.output);
-  CHECK(tiny_zero(arguments + " --seed 1").output != first.output);
+  CHECK(contains(first.output, "\nreward "));
+  CHECK(tiny_zero(arguments + " --problem 0").output == first.output);
+  CHECK(tiny_zero(arguments + " --problem 0 --seed 1").output != first.output);
   const Result prompted = tiny_zero(arguments + " --prompt '1 + 2'");
   CHECK(prompted.code == 0);
+  CHECK(prompted.output.starts_with("1 + 2"));
   CHECK(contains(prompted.output, "\n1 + 2"));
+}
+
+TEST_CASE("tokenize, generate and score read and write JSON Lines and fit together") {
+  const std::string model = " --model " + base_model() + " --threads 1", place = workplace().string();
+  const auto pipe = [&](const std::string& arguments, const std::vector<json>& lines) {
+    std::ofstream in(place + "/in.jsonl");
+    for (const auto& line : lines) in << line.dump() << '\n';
+    in.close();
+    const Result result = tiny_zero(arguments + model + " <" + place + "/in.jsonl");
+    INFO(result.output);
+    REQUIRE(result.code == 0);
+    std::vector<json> out;
+    std::istringstream text(result.output);
+    for (std::string line; std::getline(text, line);) out.push_back(json::parse(line));
+    return out;
+  };
+  const std::string prompt = "use 1,2,3 once each to make 6\n<think>";
+  const auto ids = pipe("tokenize", {{{"text", prompt}}, {{"text", ""}}});
+  REQUIRE(ids.size() == 2);
+  CHECK(ids[1]["ids"].empty());
+  CHECK(pipe("tokenize --decode", {ids[0]})[0]["text"] == prompt);
+
+  const auto rows = pipe("generate --samples 3 --max-response-tokens 12", {{{"prompt", prompt}}, {{"prompt", "1"}}});
+  REQUIRE(rows.size() == 6);
+  CHECK(rows[0]["ids"] != rows[1]["ids"]);
+  CHECK(rows[5]["prompt"] == "1");
+  for (const auto& row : rows) {  // what was sampled is scored as it was sampled
+    const auto apart = pipe("tokenize", {{{"text", row["prompt"]}}})[0]["ids"];
+    const auto scored = pipe("score", {{{"prompt_ids", apart}, {"response_ids", row["ids"]}}})[0];
+    CHECK(scored["ids"] == row["ids"]);
+    REQUIRE(scored["log_probs"].size() == row["ids"].size());
+    for (size_t t = 0; t < row["ids"].size(); ++t) {
+      CHECK(scored["log_probs"][t].get<double>() == doctest::Approx(row["log_probs"][t].get<double>()).epsilon(1e-4));
+    }
+  }
+  const auto text = pipe("score", {{{"prompt", prompt}, {"response", "1+2=3"}}})[0];
+  CHECK(text["ids"] == pipe("tokenize", {{{"text", "1+2=3"}}})[0]["ids"]);
+  const auto greedy = pipe("generate --temperature 0 --samples 2 --max-response-tokens 12", {{{"prompt", prompt}}});
+  CHECK(greedy[0] == greedy[1]);
+
+  const std::vector<std::tuple<std::string, std::string, std::string>> mistakes{
+      {"tokenize", "{\"text\": 1}", "line 1"},
+      {"tokenize", "{\"txet\": \"a\"}", "text"},
+      {"tokenize --decode", "{\"ids\": [1, 99]}", "no token has id 99"},
+      {"score", "{\"prompt_ids\": [1, 99], \"response_ids\": [1]}", "no token has id 99"},
+      {"score", "{\"prompt_ids\": [1], \"response_ids\": []}", "at least one each"},
+      {"score --temperature 0", "{\"prompt_ids\": [1], \"response_ids\": [1]}", "temperature"},
+      {"generate", "{\"prompt\": \"\"}", "must not be empty"},
+      {"generate", "no JSON", "line 1"}};
+  for (const auto& [verb, line, part] : mistakes) {
+    CAPTURE(line);
+    std::ofstream(place + "/in.jsonl") << line << '\n';
+    const Result result = tiny_zero(verb + model + " <" + place + "/in.jsonl");
+    CHECK(result.code == 1);
+    CHECK(contains(result.output, part));
+  }
+}
+
+TEST_CASE("export writes the model's files again, weights in the wanted type, and over no other model") {
+  const std::string to = (workplace() / "exported").string();
+  std::ofstream(base_model() + "/special_tokens_map.json") << "{\"eos_token\": \"<|endoftext|>\"}";
+  const std::string arguments = "export --model " + base_model() + " --output " + to;
+  CHECK(tiny_zero(arguments).code == 0);
+  Files exported = read_tree(to), original = read_tree(base_model());
+  CHECK(exported["tokenizer.json"] == original["tokenizer.json"]);
+  CHECK(exported["special_tokens_map.json"] == original["special_tokens_map.json"]);
+  fs::remove(base_model() + "/special_tokens_map.json");
+  CHECK(exported["model.safetensors"].size() < original["model.safetensors"].size() * 6 / 10);
+  json fields = json::parse(exported["config.json"]), before = json::parse(original["config.json"]);
+  CHECK(fields["torch_dtype"] == "bfloat16");
+  fields["torch_dtype"] = before["torch_dtype"];
+  CHECK(fields == before);
+  const Result again = tiny_zero(arguments);
+  CHECK(again.code == 1);
+  CHECK(contains(again.output, to));
+  CHECK(tiny_zero("export --model " + to + " --output " + to + "32 --export-type float32").code == 0);
+}
+
+TEST_CASE("the planned memory is the measured one within a tenth, and train refuses what does not fit") {
+  const fs::path models = workplace() / "runs";
+  const auto pretrain =
+      "pretrain" + common() + " --name wide --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536";
+  REQUIRE(tiny_zero(pretrain + " --pretrain-tokens 1").code == 0);
+  const std::string options = " --model " + (models / "wide" / "model").string() + common() +
+                              " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
+  for (const std::string more : {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward"}) {
+    CAPTURE(more);
+    const std::string name = "plan" + std::to_string(more.size());
+    const Result run = tiny_zero("train" + options + " --name " + name + " " + more);
+    REQUIRE(run.code == 0);
+    const double planned = std::stod(run.output.substr(run.output.find("\npeak") + 5)) * (1 << 30);
+    const double measured = json::parse(read_lines(run_path(name) / "metrics.jsonl").back())["peak_memory_bytes"];
+    MESSAGE("planned ", planned / (1 << 30), " GiB, measured ", measured / (1 << 30));
+    CHECK(std::abs(planned / measured - 1) < 0.1);
+  }
+  const Result refused = tiny_zero("train" + options + " --name refused --gpu-memory 750MiB --rollout-batch 512");
+  CHECK(refused.code == 1);
+  const size_t flags = refused.output.find("this would fit:");
+  REQUIRE(flags != std::string::npos);
+  CHECK(!fs::exists(run_path("refused")));
+  const std::string remedy = refused.output.substr(flags + 15, refused.output.find('\n', flags) - flags - 15);
+  CAPTURE(remedy);
+  CHECK(contains(remedy, "--tokens-per-micro-batch"));
+  CHECK(!contains(tiny_zero("plan" + options + " --gpu-memory 750MiB" + remedy).output, "training needs"));
+  CHECK(contains(tiny_zero("plan" + options + " --gpu-memory 100MB").output, "take a smaller model"));
+  const Result no_size = tiny_zero("plan" + options + " --gpu-memory much");
+  CHECK(no_size.code == 1);
+  CHECK(contains(no_size.output, "24GiB"));
+}
+
+TEST_CASE("a model is loaded with one copy of its weights in memory") {
+  const fs::path runs = workplace() / "runs";
+  const auto peak_of = [&](const std::string& model) {  // of a program that does nothing but load
+    const std::string binary = TINY_ZERO_BINARY;
+    const pid_t child = fork();
+    if (child == 0) {
+      freopen("/dev/null", "r", stdin);
+      execl(binary.c_str(), binary.c_str(), "score", "--model", model.c_str(), nullptr);
+      _exit(127);
+    }
+    rusage usage{};
+    int status = 0;
+    wait4(child, &status, 0, &usage);
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    return static_cast<double>(usage.ru_maxrss) * 1024;
+  };
+  const auto pretrain = "pretrain" + common() + " --layers 6 --hidden 768 --heads 8 --kv-heads 2 --ffn 2304 --name ";
+  REQUIRE(tiny_zero(pretrain + "large --pretrain-tokens 1").code == 0);
+  const double base = peak_of(base_model());
+  const auto large = (runs / "large" / "model").string();
+  const auto weights = static_cast<double>(fs::file_size(large + "/model.safetensors"));
+  REQUIRE(weights > 1.5e8);
+  CHECK(peak_of(large) - base < 1.1 * weights);
+  REQUIRE(tiny_zero("export --model " + large + " --output " + large + "_bfloat16").code == 0);
+  CHECK(peak_of(large + "_bfloat16") - base < 1.1 * weights);  // float32 in memory whatever the file has
 }
 
 TEST_CASE("every verb's help lists the settings that it reads") {

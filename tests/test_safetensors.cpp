@@ -106,6 +106,14 @@ TEST_CASE("safetensors: a file that lies is refused with the tensor's name") {
   const std::string overlap = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                               R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})";
   CHECK(mentions(refusal(make_file(overlap, std::string(8, '\0'))), "overlap"));
+  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}})", std::string(8, '\0'))),
+                 "a leaves a gap"));
+  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}})", std::string(8, '\0'))),
+                 "4 bytes that belong to no tensor"));
+  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},)"
+                                   R"("a":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}})",
+                                   std::string(8, '\0'))),
+                 "a is listed twice"));
 }
 
 TEST_CASE("safetensors: a file that is cut or no such file at all is refused") {

@@ -17,6 +17,7 @@ Settings Config::settings() {
       .add("device", device, "cpu, cuda or cuda:N")
       .add("compute-type", compute_type, {"float32", "bfloat16"},
            "type of the matrix products; weights stay float32 [T12]")
+      .add("gpu-memory", memory, "what train and plan may use, such as 24GiB; empty asks the device")
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
@@ -102,9 +103,15 @@ Settings Config::settings() {
       .add("json", json, "file for the figures as JSON; - is standard output")
       .add("responses", responses, "file for all responses, one JSON object a line");
   list.section("generation")
-      .add("prompt", prompt, "text to continue; empty takes a problem of the task")
-      .add("problem", problem, 0, kMany, "number of the test problem")
-      .add("samples", samples, 1, 65536, "responses to it");
+      .add("prompt", prompt, "text to continue, printed as it is written; empty reads JSON Lines")
+      .add("problem", problem, -1, kMany, "number of a test problem of the task to answer and grade; -1 for none")
+      .add("samples", samples, 1, 65536, "responses to each prompt");
+  list.section("text")
+      .add("chat", chat, {"plain", "qwen", "smollm2"}, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
+      .add("decode", decode, "tokenize: read ids and write text");
+  list.section("export")
+      .add("output", output, "directory to write the model to")
+      .add("export-type", export_type, {"float32", "bfloat16"}, "type of the weights in the file");
   list.section("report").add("expected", expected,
                              "file with the summaries of earlier seeds, one a line; empty for none");
   list.section("bench")

@@ -18,6 +18,7 @@ enum class CriticNetwork { separate, shared };
 enum class HeadInit { zero, orz };
 enum class Schedule { constant, linear, cosine };
 enum class ComputeType { float32, bfloat16 };
+enum class ChatTemplate { plain, qwen, smollm2 };
 
 struct Config {
   // run
@@ -28,6 +29,7 @@ struct Config {
   std::string device = "cpu";
   ComputeType compute_type = ComputeType::float32;
   int64_t threads = 0;
+  std::string memory;
   bool resume = false;
   int64_t save_every = 20;
   int64_t keep_checkpoints = 2;
@@ -116,8 +118,16 @@ struct Config {
 
   // generation
   std::string prompt;
-  int64_t problem = 0;
+  int64_t problem = -1;
   int64_t samples = 1;
+
+  // text
+  ChatTemplate chat = ChatTemplate::plain;
+  bool decode = false;
+
+  // export
+  std::string output;
+  ComputeType export_type = ComputeType::bfloat16;
 
   // report
   std::string expected;

@@ -6,34 +6,14 @@
 #include <iostream>
 #include <map>
 
+#include "tiny_zero/pipes.h"
 #include "tiny_zero/progress.h"
-#include "tiny_zero/rollout.h"
 
 namespace tiny_zero {
 namespace {
 
 // Names of random streams for Sampler::sample(), apart from training's, which count up from 0.
-constexpr int64_t kSampledDraw = -1, kGreedyDraw = -2, kGenerateDraw = -3;
-
-struct Loaded {
-  Tokenizer tokenizer;
-  Model model;
-};
-
-Loaded load(const Config& config) {
-  if (config.model.empty()) throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  const std::filesystem::path directory(config.model);
-  Loaded loaded{Tokenizer::from_file(directory / "tokenizer.json"),
-                Model::load(directory, Head::language_model, torch::Device(config.device))};
-  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
-  loaded.model.set_compute_type(to_dtype(config.compute_type));
-  return loaded;
-}
-
-SamplingOptions sampling_options(const Config& config, double temperature) {
-  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch,
-          static_cast<uint64_t>(config.seed)};
-}
+constexpr int64_t kSampledDraw = -1, kGreedyDraw = -2;
 
 Json to_json(const Estimate& estimate) {
   return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
@@ -105,7 +85,7 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
 }
 
 Json evaluate(const Config& config, const Task& task) {
-  const Loaded loaded = load(config);
+  const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
   std::vector<Problem> problems;
   for (int64_t i = 0; i < config.eval_problems; ++i) problems.push_back(task.problem(split, i));
@@ -180,19 +160,6 @@ Json evaluate(const Config& config, const Task& task) {
     }
   }
   return report;
-}
-
-void generate(const Config& config, const Task& task) {
-  const Loaded loaded = load(config);
-  const Problem problem =
-      config.prompt.empty() ? task.problem(Split::test, config.problem) : Problem{config.prompt, ""};
-  Sampler sampler(loaded.model, sampling_options(config, config.temperature));
-  Rollout rollout = sampler.sample(loaded.tokenizer, {problem}, config.samples, kGenerateDraw);
-  if (config.prompt.empty()) grade(task, rollout);
-  for (int64_t i = 0; i < rollout.size(); ++i) {
-    std::printf("%s%s\n", problem.prompt.c_str(), rollout.texts[i].c_str());
-    if (!rollout.grades.empty()) std::printf("reward %g\n", rollout.grades[i].score);
-  }
 }
 
 }  // namespace tiny_zero

@@ -1,5 +1,5 @@
 #pragma once
-// Evaluation with the training's own prompts and checker, and single problems to look at.
+// Evaluation with the training's own prompts and checker.
 
 #include "tiny_zero/reward.h"
 #include "tiny_zero/run_directory.h"
@@ -21,8 +21,5 @@ double pass_at_k(int64_t n, int64_t c, int64_t k);
 /// Evaluates config.model on config.eval_problems problems: greedy, avg@k, pass@k, maj@k and the task's own shares.
 /// Prints a table; config.json and config.responses name files for the figures and the responses.
 Json evaluate(const Config& config, const Task& task);
-
-/// Prints responses to config.prompt, or to a problem of the task with their grades.
-void generate(const Config& config, const Task& task);
 
 }  // namespace tiny_zero

@@ -8,6 +8,8 @@
 
 #include "tiny_zero/bench.h"
 #include "tiny_zero/evaluate.h"
+#include "tiny_zero/memory_plan.h"
+#include "tiny_zero/pipes.h"
 #include "tiny_zero/pretrain.h"
 #include "tiny_zero/progress.h"
 #include "tiny_zero/report.h"
@@ -21,6 +23,7 @@ struct Verb {
   std::string name, help;
   std::vector<std::string> sections;  // of the settings that it reads; those of the tasks come on top
   std::function<void(const Config&, const Settings&, const Task&)> run;
+  bool pipe = false;  // reads and writes JSON Lines, so nothing else may be printed
 };
 
 std::vector<Verb> make_verbs() {
@@ -39,10 +42,29 @@ std::vector<Verb> make_verbs() {
            "measure a model on the task's problems",
            {"run", "task", "sampling", "evaluation"},
            [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); }},
+          {"plan",
+           "show the memory that train would need, and what to change if that is too much",
+           {"run", "task", "sampling", "algorithm", "loss", "critic"},
+           [](const Config& config, const Settings&, const Task& task) { plan(config, task); }},
           {"generate",
-           "show responses to one problem or prompt",
-           {"run", "task", "sampling", "generation"},
-           [](const Config& config, const Settings&, const Task& task) { generate(config, task); }},
+           "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}",
+           {"run", "task", "sampling", "generation", "text"},
+           [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
+           /*pipe=*/true},
+          {"score",
+           "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> {\"ids\", \"log_probs\"}",
+           {"run", "sampling", "text"},
+           [](const Config& config, const Settings&, const Task&) { score(config); },
+           /*pipe=*/true},
+          {"tokenize",
+           "text to ids and back: {\"text\"} <-> {\"ids\"}",
+           {"run", "text"},
+           [](const Config& config, const Settings&, const Task&) { tokenize(config); },
+           /*pipe=*/true},
+          {"export",
+           "write a model for transformers or vLLM",
+           {"run", "export"},
+           [](const Config& config, const Settings&, const Task&) { export_model(config); }},
           {"bench",
            "measure the speed of sampling and updating",
            {"run", "shape", "sampling", "algorithm", "bench"},
@@ -136,7 +158,7 @@ int main(int argc, char** argv) try {
   config.validate();
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
-  if (config.show_settings) {  // each log opens with the settings that made it
+  if (config.show_settings && !verb->pipe) {  // each log opens with the settings that made it
     std::ostream& log = config.json == "-" ? std::cerr : std::cout;
     settings.write(log, sections);
     log << std::endl;

@@ -1,64 +1,119 @@
 #include "tiny_zero/model.h"
 
+#include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <numbers>
+#include <set>
 
+#include "tiny_zero/files.h"
 #include "tiny_zero/random.h"
-#include "tiny_zero/safetensors.h"
 
 namespace tiny_zero {
 
 using torch::Tensor;
-using torch::indexing::Slice;
-using json = nlohmann::ordered_json;
+
+namespace {
+
+const std::map<std::string, std::string> kArchitectures{
+    {"qwen2", "Qwen2ForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}, {"llama", "LlamaForCausalLM"}};
+
+/// Fields that would change the computation, with the only value that is computed here.
+const std::map<std::string, Json> kOnlyValues{{"hidden_act", "silu"},      {"use_sliding_window", false},
+                                              {"attention_bias", false},   {"mlp_bias", false},
+                                              {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
+                                              {"use_mrope", false},        {"is_encoder_decoder", false},
+                                              {"pretraining_tp", 1},       {"quantization_config", nullptr}};
+
+/// Fields that are read below, and those that do not change what a model computes from tokens; dropout is never applied
+/// [T31], and the windows count only with use_sliding_window.
+bool is_understood(const std::string& name) {
+  static const std::set<std::string> known{
+      "model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size",
+      "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rope_scaling",
+      "rope_parameters", "rms_norm_eps", "tie_word_embeddings", "layer_types",
+      // not read
+      "attention_dropout", "dtype", "initializer_range", "is_llama_config", "max_window_layers", "output_attentions",
+      "output_hidden_states", "return_dict", "sliding_window", "torch_dtype", "transformers.js_config",
+      "transformers_version", "unsloth_fixed", "use_cache"};
+  return known.contains(name) || name.starts_with('_') || name.ends_with("_token_id");
+}
+
+/// Appends the ids of an eos_token_id, which is a number, a list or absent.
+void add_end_ids(const Json& fields, std::vector<int64_t>& ids) {
+  const Json value = fields.value("eos_token_id", Json());
+  for (const Json& id : value.is_number() ? Json::array({value}) : value) {
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  }
+}
+
+}  // namespace
 
 ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  if (!file) throw std::invalid_argument(path.string() + " cannot be opened; --model wants a directory that holds it");
-  const json fields = json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!fields.is_object()) throw std::invalid_argument(path.string() + " is not a JSON object");
-  const auto require = [&](const char* name, const json& wanted) {
-    if (fields.value(name, wanted) != wanted) {
-      throw std::invalid_argument(path.string() + ": " + name + " is " + fields[name].dump() + ", supported is " +
-                                  wanted.dump());
-    }
+  const Json fields = read_json(path, "--model wants a directory that holds it");
+  const auto fail = [&](const std::string& name, const Json& found, const std::string& wanted) {
+    throw std::invalid_argument(path.string() + ": " + name + " is " + found.dump() + ", " + wanted);
+  };
+  const auto size = [&](const char* name, const Json& value, int64_t most) {  // bounds what a broken file could ask for
+    if (!value.is_number_integer() || value < 1 || value > most)
+      fail(name, value, "want a whole number from 1 to " + std::to_string(most));
+    return value.get<int64_t>();
   };
   ModelConfig config;
+  config.source = fields.dump(2);
   try {
-    require("model_type", "qwen2");
-    require("hidden_act", "silu");
-    require("rope_scaling", nullptr);
-    require("use_sliding_window", false);
-    config.vocab_size = config.used_vocab_size = fields.at("vocab_size");
-    config.hidden_size = fields.at("hidden_size");
-    config.num_layers = fields.at("num_hidden_layers");
-    config.ffn_size = fields.at("intermediate_size");
-    config.attention.num_heads = fields.at("num_attention_heads");
-    config.attention.num_kv_heads = fields.value("num_key_value_heads", config.attention.num_heads);
-    const int64_t heads = config.attention.num_heads;
-    config.attention.head_dim = fields.value("head_dim", heads > 0 ? config.hidden_size / heads : 0);
-    config.max_positions = fields.at("max_position_embeddings");
-    const json rope = fields.value("rope_parameters", json::object());  // where newer files keep rope_theta
-    if (rope.value("rope_type", "default") != "default") {
-      throw std::invalid_argument(path.string() + ": rope_parameters is " + rope.dump() +
-                                  ", supported is rope_type \"default\"");
+    config.family = fields.value("model_type", "");
+    const auto architecture = kArchitectures.find(config.family);
+    if (architecture == kArchitectures.end()) fail("model_type", config.family, "supported are qwen2, qwen3 and llama");
+    const Json architectures = Json::array({architecture->second});
+    if (fields.value("architectures", architectures) != architectures)
+      fail("architectures", fields["architectures"], "supported is " + architectures.dump());
+    for (const auto& [name, value] : fields.items()) {
+      const auto only = kOnlyValues.find(name);
+      if (only != kOnlyValues.end() && value != only->second) fail(name, value, "supported is " + only->second.dump());
+      if (only == kOnlyValues.end() && !is_understood(name))
+        fail(name, value, "which this program does not know; remove it if it does not change what the model computes");
     }
+    for (const Json& type : fields.value("layer_types", Json::array())) {
+      if (type != "full_attention") fail("layer_types", type, "supported is \"full_attention\"");
+    }
+    constexpr int64_t kMaxSize = 1 << 24, kMaxLayers = 1000;
+    config.vocab_size = config.used_vocab_size = size("vocab_size", fields.at("vocab_size"), kMaxSize);
+    config.hidden_size = size("hidden_size", fields.at("hidden_size"), kMaxSize);
+    config.num_layers = size("num_hidden_layers", fields.at("num_hidden_layers"), kMaxLayers);
+    config.ffn_size = size("intermediate_size", fields.at("intermediate_size"), kMaxSize);
+    auto& [heads, kv_heads, head_dim] = config.attention;
+    heads = size("num_attention_heads", fields.at("num_attention_heads"), kMaxSize);
+    kv_heads = size("num_key_value_heads", fields.value("num_key_value_heads", Json(heads)), kMaxSize);
+    Json dim = fields.value("head_dim", Json());
+    head_dim = size("head_dim", dim.is_null() ? Json(config.hidden_size / heads) : dim, kMaxSize);
+    if (heads % kv_heads != 0 || head_dim % 2 != 0)
+      fail("num_key_value_heads", kv_heads, "want a divisor of num_attention_heads, and an even head_dim");
+    config.max_positions = size("max_position_embeddings", fields.at("max_position_embeddings"), 1 << 20);
+    const char* rope_name = fields.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
+    Json rope = fields.value(rope_name, Json());  // newer files keep rope_theta in rope_parameters
+    if (rope.is_null()) rope = Json::object();
     config.rope_theta = rope.value("rope_theta", fields.value("rope_theta", config.rope_theta));
+    const std::string type = rope.value("rope_type", rope.value("type", "default"));
+    if (type == "llama3") {
+      config.rope_scaling = {rope.at("factor"), rope.at("low_freq_factor"), rope.at("high_freq_factor"),
+                             rope.at("original_max_position_embeddings")};
+    }
+    for (const char* known : {"rope_theta", "rope_type", "type"}) rope.erase(known);
+    const auto& scaling = config.rope_scaling;
+    const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
+                          scaling.high_freq_factor > scaling.low_freq_factor && scaling.original_positions >= 1;
+    if (!possible || rope.size() != (type == "llama3" ? 4 : 0) || (type != "llama3" && type != "default")) {
+      fail(rope_name, fields.value(rope_name, Json()),
+           "supported are rope_type \"default\" and \"llama3\" with its four numbers");
+    }
     config.norm_eps = fields.value("rms_norm_eps", config.norm_eps);
     config.tie_embeddings = fields.value("tie_word_embeddings", false);
-    const json end = fields.value("eos_token_id", json());
-    if (end.is_number_integer()) config.end_ids = {end.get<int64_t>()};
-    if (end.is_array()) config.end_ids = end.get<std::vector<int64_t>>();
-  } catch (const json::exception& error) {
+    add_end_ids(fields, config.end_ids);
+    const auto generation = path.parent_path() / "generation_config.json";
+    if (std::filesystem::exists(generation)) add_end_ids(read_json(generation, ""), config.end_ids);
+  } catch (const Json::exception& error) {
     throw std::invalid_argument(path.string() + ": " + error.what());
   }
-  const auto& heads = config.attention;
-  const bool possible = std::min({config.vocab_size, config.hidden_size, config.num_layers, config.ffn_size,
-                                  heads.num_heads, heads.num_kv_heads, heads.head_dim, config.max_positions}) > 0 &&
-                        heads.num_heads % heads.num_kv_heads == 0 && heads.head_dim % 2 == 0;
-  if (!possible)
-    throw std::invalid_argument(path.string() + ": sizes must be positive, heads a multiple of key-value heads");
   return config;
 }
 
@@ -75,26 +130,26 @@ ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_siz
 }
 
 void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype) const {
-  const json fields = {{"architectures", {"Qwen2ForCausalLM"}},
-                       {"model_type", "qwen2"},
-                       {"hidden_act", "silu"},
-                       {"hidden_size", hidden_size},
-                       {"intermediate_size", ffn_size},
-                       {"max_position_embeddings", max_positions},
-                       {"num_attention_heads", attention.num_heads},
-                       {"num_hidden_layers", num_layers},
-                       {"num_key_value_heads", attention.num_kv_heads},
-                       {"head_dim", attention.head_dim},
-                       {"rms_norm_eps", norm_eps},
-                       {"rope_theta", rope_theta},
-                       {"tie_word_embeddings", tie_embeddings},
-                       {"torch_dtype", dtype == torch::kBFloat16 ? "bfloat16" : "float32"},
-                       {"use_sliding_window", false},
-                       {"eos_token_id", end_ids.size() == 1 ? json(end_ids[0]) : json(end_ids)},
-                       {"vocab_size", vocab_size}};
-  std::ofstream file(path);
-  file << fields.dump(2) << '\n';
-  if (!file.flush()) throw std::runtime_error(path.string() + " cannot be written");
+  Json fields = source.empty() ? Json{{"architectures", {kArchitectures.at(family)}},
+                                      {"model_type", family},
+                                      {"hidden_act", "silu"},
+                                      {"hidden_size", hidden_size},
+                                      {"intermediate_size", ffn_size},
+                                      {"max_position_embeddings", max_positions},
+                                      {"num_attention_heads", attention.num_heads},
+                                      {"num_hidden_layers", num_layers},
+                                      {"num_key_value_heads", attention.num_kv_heads},
+                                      {"head_dim", attention.head_dim},
+                                      {"rms_norm_eps", norm_eps},
+                                      {"rope_theta", rope_theta},
+                                      {"tie_word_embeddings", tie_embeddings},
+                                      {"eos_token_id", end_ids.size() == 1 ? Json(end_ids[0]) : Json(end_ids)},
+                                      {"vocab_size", vocab_size}}
+                               : Json::parse(source);
+  fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] = dtype == torch::kBFloat16  ? "bfloat16"
+                                                               : dtype == torch::kFloat16 ? "float16"
+                                                                                          : "float32";
+  write_text(path, fields.dump(2) + "\n");
 }
 
 PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequences, const torch::Device& device) {
@@ -108,44 +163,62 @@ PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequenc
   return packed;
 }
 
-Model::Model(const ModelConfig& config, Head head, torch::Device device) : config_(config), head_(head) {
-  struct Place {
-    Tensor* tensor;
-    std::vector<int64_t> shape;
-  };
-  layers_.resize(config.num_layers);
-  const int64_t d = config.hidden_size, f = config.ffn_size, width = config.attention.qkv_width();
-  std::vector<Place> places{{&embedding_, {config.vocab_size, d}}};
+/// (positions, D / 2) each. Angles in double: float loses 1e-4 at position 1e3.
+static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
+  if (device.is_meta()) return {};
+  const auto half = config.attention.head_dim / 2;
+  const auto& scaling = config.rope_scaling;
+  Tensor frequency = torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
+  if (scaling.factor != 1) {  // waves longer than original / low are stretched, shorter than original / high kept
+    const Tensor waves = frequency * (scaling.original_positions / (2 * std::numbers::pi));  // in the original length
+    const Tensor kept = ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor));
+    frequency = frequency * (kept.clamp(0, 1) * (1 - 1 / scaling.factor) + 1 / scaling.factor);
+  }
+  const Tensor angles = torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
+  return {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
+}
+
+std::vector<Model::Place> Model::places() {
+  const int64_t d = config_.hidden_size, f = config_.ffn_size, width = config_.attention.qkv_width();
+  const int64_t head_dim = config_.attention.head_dim;
+  std::vector<Place> places{{&embedding_, {config_.vocab_size, d}}};
   for (auto& layer : layers_) {
-    places.insert(places.end(), {{&layer.input_norm, {d}},
-                                 {&layer.qkv_weight, {width, d}},
-                                 {&layer.qkv_bias, {width}},
-                                 {&layer.output_weight, {d, config.attention.num_heads * config.attention.head_dim}},
+    places.insert(places.end(), {{&layer.input_norm, {d}}, {&layer.qkv_weight, {width, d}}});
+    if (config_.qkv_bias()) places.push_back({&layer.qkv_bias, {width}});
+    if (config_.qk_norm())
+      places.insert(places.end(), {{&layer.query_norm, {head_dim}}, {&layer.key_norm, {head_dim}}});
+    places.insert(places.end(), {{&layer.output_weight, {d, config_.attention.num_heads * head_dim}},
                                  {&layer.ffn_norm, {d}},
                                  {&layer.gate_up_weight, {2 * f, d}},
                                  {&layer.down_weight, {d, f}}});
   }
   places.push_back({&final_norm_, {d}});
-  if (head != Head::value && !config.tie_embeddings) places.push_back({&lm_head_, {config.vocab_size, d}});
-  if (head != Head::language_model) places.push_back({&value_head_, {1, d}});
+  if (head_ != Head::value && !config_.tie_embeddings) places.push_back({&lm_head_, {config_.vocab_size, d}});
+  if (head_ != Head::language_model) places.push_back({&value_head_, {1, d}});
+  return places;
+}
 
-  int64_t count = 0;
-  for (const auto& place : places) count += c10::multiply_integers(place.shape);
+Model::Model(const ModelConfig& config, Head head, torch::Device device)
+    : config_(config), head_(head), layers_(config.num_layers), rope_(make_rope(config, device)) {
+  int64_t count = 0, offset = 0;
+  for (const auto& place : places()) count += c10::multiply_integers(place.shape);
   parameters_ = torch::zeros({count}, torch::device(device));
-  gradients_ = torch::zeros({count}, torch::device(device));
-  int64_t offset = 0;
-  for (const auto& [tensor, shape] : places) {  // leaves that share the flat vectors' memory
+  for (const auto& [tensor, shape] : places()) {  // leaves that share the flat vector's memory
     const int64_t size = c10::multiply_integers(shape);
     *tensor = parameters_.narrow(0, offset, size).view(shape).detach().set_requires_grad(true);
-    tensor->mutable_grad() = gradients_.narrow(0, offset, size).view(shape);
+    leaves_.push_back(*tensor);
     offset += size;
   }
+}
 
-  const int64_t half = config.attention.head_dim / 2;  // angles in double: float loses 1e-4 at position 1e3
-  const Tensor frequency =
-      torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
-  const Tensor angles = torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
-  rope_ = {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
+Tensor& Model::gradients() const {
+  if (!gradients_.defined()) {
+    gradients_ = torch::zeros_like(parameters_);
+    for (const auto& leaf : leaves_) {
+      leaf.mutable_grad() = gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
+    }
+  }
+  return gradients_;
 }
 
 Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device) : Model(config, head, device) {
@@ -158,8 +231,9 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
                residual_deviation = deviation / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   fill(embedding_, deviation);
   for (auto& layer : layers_) {
-    layer.input_norm.fill_(1.0);
-    layer.ffn_norm.fill_(1.0);
+    for (Tensor* norm : {&layer.input_norm, &layer.ffn_norm, &layer.query_norm, &layer.key_norm}) {
+      if (norm->defined()) norm->fill_(1.0);
+    }
     fill(layer.qkv_weight, deviation);
     fill(layer.output_weight, residual_deviation);
     fill(layer.gate_up_weight, deviation);
@@ -169,7 +243,7 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
   fill(lm_head_, deviation);
 }
 
-Model::NamedTensors Model::named_tensors() const {
+NamedTensors Model::named_tensors() const {
   NamedTensors named{{"model.embed_tokens.weight", embedding_}};
   const auto& a = config_.attention;
   const int64_t q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim, f = config_.ffn_size;
@@ -179,10 +253,13 @@ Model::NamedTensors Model::named_tensors() const {
     const auto add = [&](const std::string& name, const Tensor& tensor) { named.emplace_back(prefix + name, tensor); };
     add("input_layernorm.weight", layer.input_norm);
     for (const auto& [part, tensor] : {std::pair{"weight", layer.qkv_weight}, std::pair{"bias", layer.qkv_bias}}) {
+      if (!tensor.defined()) continue;
       add(std::string("self_attn.q_proj.") + part, tensor.narrow(0, 0, q));
       add(std::string("self_attn.k_proj.") + part, tensor.narrow(0, q, kv));
       add(std::string("self_attn.v_proj.") + part, tensor.narrow(0, q + kv, kv));
     }
+    if (config_.qk_norm()) add("self_attn.q_norm.weight", layer.query_norm);
+    if (config_.qk_norm()) add("self_attn.k_norm.weight", layer.key_norm);
     add("self_attn.o_proj.weight", layer.output_weight);
     add("post_attention_layernorm.weight", layer.ffn_norm);
     add("mlp.gate_proj.weight", layer.gate_up_weight.narrow(0, 0, f));
@@ -197,38 +274,59 @@ Model::NamedTensors Model::named_tensors() const {
 
 Model Model::load(const std::filesystem::path& directory, Head head, torch::Device device) {
   const at::NoGradGuard no_grad;
-  Model model(ModelConfig::from_file(directory / "config.json"), head, device);
-  const auto path = directory / "model.safetensors";
-  const auto stored = load_safetensors(path);
-  for (auto& [name, tensor] : model.named_tensors()) {
+  const auto config = ModelConfig::from_file(directory / "config.json");
+  TensorMap stored = load_model_tensors(directory);
+  const auto fail = [&](const std::string& name, const std::string& what) {
+    throw std::runtime_error(directory.string() + ": tensor " + name + what +
+                             "; do config.json and weights belong together?");
+  };
+  const NamedTensors wanted = Model(config, head, torch::kMeta).named_tensors();  // shapes without memory
+  for (const auto& [name, tensor] : wanted) {
     const auto found = stored.find(name);
     if (found == stored.end() && name == "value_head.weight") continue;
-    if (found == stored.end()) throw std::runtime_error(path.string() + ": tensor " + name + " is missing");
-    if (found->second.sizes() != tensor.sizes()) {
-      throw std::runtime_error(c10::str(path.string(), ": tensor ", name, " is ", found->second.sizes(),
-                                        ", config.json wants ", tensor.sizes()));
-    }
-    tensor.copy_(found->second);
+    if (found == stored.end()) fail(name, " is missing from the weights");
+    if (found->second.sizes() != tensor.sizes() || !found->second.is_floating_point())
+      fail(name, c10::str(" is ", found->second.toString(), found->second.sizes(), ", config.json wants floats ",
+                          tensor.sizes()));
+  }
+  for (const auto& [name, tensor] : stored) {
+    const bool known =
+        std::any_of(wanted.begin(), wanted.end(), [&, &n = name](const auto& w) { return w.first == n; });
+    const bool spare = name == "value_head.weight" || name.ends_with("rotary_emb.inv_freq") ||
+                       (name == "lm_head.weight" && (config.tie_embeddings || head == Head::value));
+    if (!known && !spare)
+      fail(name, " is in the weights, but a model of type " + config.family + " has none of this name");
+  }
+  Model model(config, head, device);
+  for (auto& [name, tensor] : model.named_tensors()) {
+    if (!stored.contains(name)) continue;
+    tensor.copy_(stored.at(name));
+    forget_pages(stored.at(name));  // what was read would otherwise be a second copy in memory
   }
   return model;
 }
 
-void Model::save(const std::filesystem::path& directory) const {
+void Model::save(const std::filesystem::path& directory, torch::Dtype dtype) const {
   std::filesystem::create_directories(directory);
-  config_.to_file(directory / "config.json", torch::kFloat32);
-  save_safetensors(directory / "model.safetensors", named_tensors());
+  config_.to_file(directory / "config.json", dtype);
+  save_safetensors(directory / "model.safetensors", named_tensors(), dtype);
 }
 
 Model Model::clone(Head head) const {
   const at::NoGradGuard no_grad;
   Model copy(config_, head, device());
   copy.compute_type_ = compute_type_;
-  auto targets = copy.named_tensors();
-  for (const auto& [name, tensor] : named_tensors()) {
-    for (auto& [target_name, target] : targets) {
-      if (name == target_name) target.copy_(tensor);
-    }
+  const NamedTensors own = named_tensors();
+  const TensorMap by_name(own.begin(), own.end());
+  for (auto& [name, target] : copy.named_tensors()) {
+    if (by_name.contains(name)) target.copy_(by_name.at(name));
   }
+  return copy;
+}
+
+Model Model::narrowed() const {
+  Model copy = *this;
+  for (auto& place : copy.places()) *place.tensor = place.tensor->detach().to(compute_type_);
   return copy;
 }
 
@@ -240,18 +338,32 @@ void Model::limit_vocabulary(int64_t size) {
   config_.used_vocab_size = size;
 }
 
-Tensor Model::narrow(const Tensor& parameter) const { return parameter.to(compute_type_); }
+Tensor Model::narrow(const Tensor& parameter) const {
+  return parameter.defined() ? parameter.to(compute_type_) : parameter;
+}
 
 Tensor Model::head_weight() const { return narrow(lm_head_.defined() ? lm_head_ : embedding_); }
 
 Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
+
+/// RMSNorm over each head of the queries and keys.   [Qwen3]   @param qkv (N, (H + 2K) D)   @return the same shape
+Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
+  const auto& [heads, kv_heads, dim] = config_.attention;
+  const auto parts = qkv.view({qkv.size(0), -1, dim}).split_with_sizes({heads, kv_heads, kv_heads}, /*dim=*/1);
+  const auto norm = [&, dim = dim](const Tensor& part, const Tensor& weight) {
+    return rms_norm(part.reshape({-1, dim}), narrow(weight), config_.norm_eps).view(part.sizes());
+  };
+  return torch::cat({norm(parts[0], layer.query_norm), norm(parts[1], layer.key_norm), parts[2]}, /*dim=*/1)
+      .view(qkv.sizes());
+}
 
 template <class Attend>
 Tensor Model::run_layers(Tensor x, const Attend& attend) const {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
     const Tensor normed = rms_norm(x, narrow(layer.input_norm), config_.norm_eps);
-    const Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
+    Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
+    if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);
     x = torch::addmm(x, attend(i, qkv), narrow(layer.output_weight).t());
     const Tensor gate_up =
         torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps), narrow(layer.gate_up_weight));
@@ -261,6 +373,7 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
 }
 
 Tensor Model::hidden_states(const PackedTokens& tokens) const {
+  if (at::GradMode::is_enabled()) gradients();
   return run_layers(embed(tokens.ids), [&](size_t, const Tensor& qkv) {
     return packed_attention(qkv, rope_, tokens.starts, config_.attention);
   });

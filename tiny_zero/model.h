@@ -1,6 +1,7 @@
 #pragma once
-// One decoder-only transformer in the Qwen2.5 shape: pre-norm RMSNorm, rotary positions, grouped-query attention with
-// biases on q, k, v, SwiGLU, tied or separate embeddings. Everything runs on packed sequences, without padding.
+// One decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or separate
+// embeddings. Families differ in two points: biases on q, k, v (Qwen2) and norms of q and k (Qwen3); Llama has neither.
+// Everything runs on packed sequences, without padding.
 
 #include <filesystem>
 #include <string>
@@ -9,24 +10,38 @@
 
 #include "tiny_zero/config.h"
 #include "tiny_zero/kernels/kernels.h"
+#include "tiny_zero/safetensors.h"
 
 namespace tiny_zero {
 
-/// config.json of a Hugging Face Qwen2 model: the fields that decide the computation.
+/// Llama 3.1's stretching of slow rotary frequencies to longer texts; factor 1 is none.
+struct RopeScaling {
+  double factor = 1.0, low_freq_factor = 1.0, high_freq_factor = 4.0;
+  double original_positions = 8192;
+};
+
+/// config.json of a Hugging Face model: the fields that decide the computation.
 struct ModelConfig {
-  int64_t vocab_size = 0;       // rows of the embedding matrix
-  int64_t used_vocab_size = 0;  // ids from here on are padding; not in the file, see Model::limit_vocabulary()
+  std::string family = "qwen2";  // model_type: qwen2, qwen3 or llama
+  int64_t vocab_size = 0;        // rows of the embedding matrix
+  int64_t used_vocab_size = 0;   // ids from here on are padding; not in the file, see Model::limit_vocabulary()
   int64_t hidden_size = 128;
   int64_t num_layers = 4;
   AttentionShape attention{4, 4, 32};
   int64_t ffn_size = 320;
   int64_t max_positions = 1024;
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
   double norm_eps = 1e-6;
   bool tie_embeddings = true;
-  std::vector<int64_t> end_ids;  // tokens that end a response; the first is the one written by us
+  std::vector<int64_t> end_ids;  // tokens that end a response, of config.json and of generation_config.json beside it
+  std::string source;            // the file's text, to be handed on; empty for a new model
 
-  /// Throws std::invalid_argument naming the field, what it holds and what is supported.
+  bool qkv_bias() const { return family == "qwen2"; }
+  bool qk_norm() const { return family == "qwen3"; }
+
+  /// Throws std::invalid_argument naming the field, what it holds and what is supported. A field that this program does
+  /// not know is refused too, as it might change the result.
   static ModelConfig from_file(const std::filesystem::path& path);
   void to_file(const std::filesystem::path& path, torch::Dtype dtype) const;
   /// The shape of a new model as the settings have it; it has no end ids yet.
@@ -54,12 +69,19 @@ class Model {
   /// Random weights: normal(0, 0.02), output projections divided by sqrt(2 layers) [GPT-2].
   Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device);
 
-  /// Reads a directory in Hugging Face layout. A value head that the file lacks starts at zero [T19].
+  /// Weights of zero; on torch::kMeta shapes without memory.
+  Model(const ModelConfig& config, Head head, torch::Device device);
+
+  /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head that the file lacks
+  /// starts at zero [T19]. Names, shapes and types are compared with config.json before anything is allocated.
   static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
-  /// Writes config.json and model.safetensors.
-  void save(const std::filesystem::path& directory) const;
+  /// Writes config.json and model.safetensors, the weights in this type.
+  void save(const std::filesystem::path& directory, torch::Dtype dtype = torch::kFloat32) const;
   /// The same weights in another model: a reference, a critic's trunk, or a copy for sampling.
   Model clone(Head head) const;
+  /// The same model for sampling, its weights in the compute type: narrowed once, not at every token. Shares the memory
+  /// of what has the type already, so it costs nothing in float32.
+  Model narrowed() const;
 
   /// Type of the matrix products. The parameters stay float32 [T12]: they are narrowed where they are used.
   void set_compute_type(torch::Dtype dtype) { compute_type_ = dtype; }
@@ -89,7 +111,8 @@ class Model {
   /// All parameters, and their gradients, as one flat float32 vector each: what the optimiser and checkpoints see.
   torch::Tensor& parameters() { return parameters_; }
   const torch::Tensor& parameters() const { return parameters_; }
-  torch::Tensor& gradients() { return gradients_; }
+  /// Allocated at the first use or differentiable pass: a reference or a model that only samples has none.
+  torch::Tensor& gradients() const;
   /// The value head (1, d), zero until trained or set.
   torch::Tensor value_head() const { return value_head_; }
   /// Ids from `size` on are padded rows: they can be neither sampled nor scored [T22].
@@ -97,15 +120,19 @@ class Model {
 
  private:
   struct Layer {
-    torch::Tensor input_norm, qkv_weight, qkv_bias, output_weight, ffn_norm, gate_up_weight, down_weight;
+    torch::Tensor input_norm, qkv_weight, output_weight, ffn_norm, gate_up_weight, down_weight;
+    torch::Tensor qkv_bias, query_norm, key_norm;  // undefined where the family has none
   };
-  /// A parameter as the file names it: a slice of a tensor above.
-  using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
+  struct Place {
+    torch::Tensor* tensor;
+    std::vector<int64_t> shape;
+  };
 
-  Model(const ModelConfig& config, Head head, torch::Device device);
-  NamedTensors named_tensors() const;
+  std::vector<Place> places();         // of all tensors that this model has, in the order of the flat vector
+  NamedTensors named_tensors() const;  // slices of the tensors, as files name them
   torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
-  torch::Tensor head_weight() const;                           // of the language model, in the compute type
+  torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
+  torch::Tensor head_weight() const;  // of the language model, in the compute type
   /// One block; `attend` maps (layer index, qkv) to the attended values.
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;
@@ -114,7 +141,9 @@ class Model {
   ModelConfig config_;
   Head head_;
   torch::Dtype compute_type_ = torch::kFloat32;
-  torch::Tensor parameters_, gradients_;
+  torch::Tensor parameters_;
+  mutable torch::Tensor gradients_;
+  std::vector<torch::Tensor> leaves_;  // what autograd knows: shaped slices of parameters_
   torch::Tensor embedding_, final_norm_, lm_head_, value_head_;
   std::vector<Layer> layers_;
   Rope rope_;

@@ -74,7 +74,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   }
   const auto save_model = [&](const std::filesystem::path& path) {
     save_trained(path, "model", *model, *optimizer);
-    write_text(path / "model" / "tokenizer.json", tokenizer.json_text());
+    write_text(path / "model" / "tokenizer.json", task.tokenizer_json());
   };
   std::printf("pretraining %ld parameters on %ld tokens\n", static_cast<long>(model->parameters().numel()),
               static_cast<long>(config.pretrain_tokens));

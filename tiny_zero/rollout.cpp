@@ -23,6 +23,11 @@ void trim_and_mask(Rollout& rollout) {
 
 }  // namespace
 
+SamplingOptions sampling_options(const Config& config, double temperature) {
+  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch,
+          static_cast<uint64_t>(config.seed)};
+}
+
 Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size, int64_t draw) {
   std::vector<std::vector<int64_t>> prompts;
   for (const auto& problem : problems) prompts.push_back(tokenizer.encode(problem.prompt));
@@ -54,15 +59,17 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   rollout.log_probs = torch::zeros({responses, options_.max_response_tokens});
   rollout.lengths.assign(responses, 0);
   rollout.finished.assign(responses, false);
+  const Model model = policy_.narrowed();
   const int64_t prompts_per_batch = std::max<int64_t>(1, options_.batch / group_size);
   for (int64_t first = 0; first < num_prompts; first += prompts_per_batch) {
-    sample_batch(rollout, first, std::min(prompts_per_batch, num_prompts - first), draw);
+    sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), draw);
   }
   trim_and_mask(rollout);
   return rollout;
 }
 
-void Sampler::sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_prompts, int64_t draw) {
+void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt, int64_t num_prompts,
+                           int64_t draw) {
   const int64_t group = rollout.group_size, rows = num_prompts * group, first_response = first_prompt * group;
   const std::vector<std::vector<int64_t>> prompts(rollout.prompts.begin() + first_prompt,
                                                   rollout.prompts.begin() + first_prompt + num_prompts);
@@ -71,12 +78,11 @@ void Sampler::sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_p
   const int64_t capacity = static_cast<int64_t>(longest->size()) + options_.max_response_tokens;
   if (cache_.empty() || cache_[0].values.size(0) < rows || cache_[0].capacity() < capacity) {
     cache_.clear();
-    cache_ = policy_.make_cache(rows, capacity);
+    cache_ = model.make_cache(rows, capacity);
   }
-  const auto& end_ids = policy_.config().end_ids;
-  const auto device = policy_.device();
-  Tensor logits =
-      policy_.prefill(PackedTokens::from(prompts, device), cache_, group).repeat_interleave(group, /*dim=*/0);
+  const auto& end_ids = model.config().end_ids;
+  const auto device = model.device();
+  Tensor logits = model.prefill(PackedTokens::from(prompts, device), cache_, group).repeat_interleave(group, /*dim=*/0);
 
   std::vector<int64_t> active(rows);  // rows of the cache that still grow: finished ones leave and cost nothing
   std::iota(active.begin(), active.end(), int64_t{0});
@@ -94,6 +100,7 @@ void Sampler::sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_p
     for (size_t i = 0; i < active.size(); ++i) {
       const int64_t response = first_response + active[i], id = new_ids.data_ptr<int64_t>()[i];
       ids[response][t] = id;
+      if (options_.on_token) options_.on_token(response, id);
       log_probs[response][t] = new_log_probs.data_ptr<float>()[i];
       rollout.lengths[response] = t + 1;
       rollout.finished[response] = std::find(end_ids.begin(), end_ids.end(), id) != end_ids.end();
@@ -105,7 +112,7 @@ void Sampler::sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_p
     active = std::move(going);
     if (active.empty()) break;
     const auto on_device = [&](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64).to(device); };
-    logits = policy_.decode(on_device(next_ids), on_device(active), on_device(positions), cache_);
+    logits = model.decode(on_device(next_ids), on_device(active), on_device(positions), cache_);
   }
 }
 

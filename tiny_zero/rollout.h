@@ -35,7 +35,9 @@ struct SamplingOptions {
   int64_t max_response_tokens = 224;
   int64_t batch = 512;  // responses side by side; whole groups, at least one
   uint64_t seed = 0;
+  std::function<void(int64_t response, int64_t id)> on_token = {};  // called as each token is drawn
 };
+SamplingOptions sampling_options(const Config& config, double temperature);
 
 class Sampler {
  public:
@@ -48,7 +50,7 @@ class Sampler {
   Rollout sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t draw);
 
  private:
-  void sample_batch(Rollout& rollout, int64_t first_prompt, int64_t num_prompts, int64_t draw);
+  void sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt, int64_t num_prompts, int64_t draw);
 
   const Model& policy_;
   SamplingOptions options_;

@@ -34,12 +34,6 @@ void flush_to_disk(const fs::path& path) {
 
 }  // namespace
 
-void write_text(const fs::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  if (!file.flush()) throw std::runtime_error(path.string() + " cannot be written");
-}
-
 RunDirectory::RunDirectory(const Config& config) : path_(fs::path(config.runs_dir) / config.name) {
   if (config.resume && newest_checkpoint().empty()) {
     throw std::invalid_argument(path_.string() + " holds no checkpoint to resume; remove it and leave --resume out");
@@ -100,9 +94,7 @@ fs::path RunDirectory::newest_checkpoint() const {
 }
 
 Json RunDirectory::restore(const fs::path& checkpoint) {
-  std::ifstream file(checkpoint / "state.json");
-  const Json state = Json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!state.is_object()) throw std::runtime_error((checkpoint / "state.json").string() + " is missing or broken");
+  const Json state = read_json(checkpoint / "state.json", "a checkpoint holds it");
   for (const char* log : {"metrics.jsonl", "samples.jsonl"})
     fs::resize_file(path_ / log, state.at("log_bytes").at(log));
   open_logs(std::ios::app);

@@ -7,18 +7,13 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <nlohmann/json.hpp>
 
 #include "tiny_zero/config.h"
+#include "tiny_zero/files.h"
 #include "tiny_zero/model.h"
 #include "tiny_zero/optimizer.h"
 
 namespace tiny_zero {
-
-using Json = nlohmann::ordered_json;
-
-/// Writes a whole file; throws std::runtime_error with the path if that fails.
-void write_text(const std::filesystem::path& path, const std::string& text);
 
 class RunDirectory {
  public:

@@ -1,24 +1,35 @@
 #pragma once
-// The safetensors format: an 8-byte header length, a JSON header with type, shape and byte range of each tensor, the
-// bytes.
+// Tensors in files of the safetensors format; safetensors_header.h reads what says where they lie.
 
 #include <torch/types.h>
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace tiny_zero {
 
-/// Writes contiguous copies of the tensors (CPU or GPU) and flushes them to the disk.
+using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
+using TensorMap = std::map<std::string, torch::Tensor>;
+
+/// Writes contiguous copies of the tensors (CPU or GPU), one at a time.
+/// @param type  of all of them in the file; their own if left out
 /// @throws std::runtime_error if the file cannot be written
-void save_safetensors(const std::filesystem::path& path,
-                      const std::vector<std::pair<std::string, torch::Tensor>>& tensors);
+void save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                      std::optional<torch::Dtype> type = {});
 
 /// Maps a file into memory; the tensors read from it on demand and keep the mapping alive. Treat them as read-only.
-/// @throws std::runtime_error with file and tensor for a truncated file, overlapping or lying offsets, an unknown type
-std::map<std::string, torch::Tensor> load_safetensors(const std::filesystem::path& path);
+/// @throws std::runtime_error with file and tensor for anything that read_safetensors_header() refuses
+TensorMap load_safetensors(const std::filesystem::path& path);
+
+/// The tensors of a model directory: of model.safetensors, else of the shards in model.safetensors.index.json, which
+/// must hold what the index lists and nothing else.
+TensorMap load_model_tensors(const std::filesystem::path& directory);
+
+/// Gives back the memory into which a tensor of load_safetensors() was read; reading it again reads the file again.
+void forget_pages(const torch::Tensor& mapped);
 
 }  // namespace tiny_zero

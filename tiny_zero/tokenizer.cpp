@@ -4,13 +4,14 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <mutex>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <queue>
 #include <sstream>
 #include <stdexcept>
+
+#include "tiny_zero/files.h"
 
 namespace tiny_zero {
 
@@ -164,8 +165,8 @@ size_t contraction(std::string_view text, bool any_case) {
   if (text[0] != '\'') return 0;
   if (any_case && text.substr(1, 2) == "\u017F") return 3;  // long s folds to s
   std::string letters(text.substr(1, 2));
-  if (any_case) {
-    for (char& letter : letters) letter = letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + 32) : letter;
+  for (char& letter : letters) {
+    if (any_case && letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter + 32);
   }
   if (letters == "re" || letters == "ve" || letters == "ll") return 3;
   return !letters.empty() && std::string_view("stmd").find(letters[0]) != std::string_view::npos ? 2 : 0;
@@ -275,7 +276,10 @@ class TokenizerReader {
   void read(const Field& root) {
     if (const Field version = root["version"]; !version.value.is_null() && version.value != "1.0")
       version.fail("\"1.0\"");
-    read_normalizer(root["normalizer"]);
+    if (const Field normalizer = root["normalizer"]; !normalizer.value.is_null()) {
+      if (normalizer["type"].text() != "NFC") normalizer["type"].fail("\"NFC\" or no normalizer");
+      tokenizer_.nfc_ = true;
+    }
     read_pre_tokenizer(root["pre_tokenizer"]);
     read_model(root["model"]);
     if (const Field added = root["added_tokens"]; !added.value.is_null()) read_added_tokens(added);
@@ -283,12 +287,6 @@ class TokenizerReader {
   }
 
  private:
-  void read_normalizer(const Field& field) {
-    if (field.value.is_null()) return;
-    if (const Field type = field["type"]; type.text() != "NFC") type.fail("\"NFC\" or no normalizer");
-    tokenizer_.nfc_ = true;
-  }
-
   void read_pre_tokenizer(const Field& field) {
     const auto steps = field["type"].text() == "Sequence" ? field["pretokenizers"].elements() : std::vector{field};
     for (size_t i = 0; i < steps.size(); ++i) read_splitter(steps[i], /*last=*/i + 1 == steps.size());
@@ -349,26 +347,21 @@ class TokenizerReader {
   }
 
   void read_merge(const Field& field, int32_t rank) {
-    std::string left, right;
+    std::vector<std::string> parts;
     if (field.value.is_string()) {
-      const std::string& both = field.text();
-      const size_t blank = both.find(' ');
-      if (blank == std::string::npos || both.find(' ', blank + 1) != std::string::npos) field.fail("\"a b\"");
-      left = both.substr(0, blank);
-      right = both.substr(blank + 1);
+      std::istringstream words(field.text());
+      for (std::string word; std::getline(words, word, ' ');) parts.push_back(word);
     } else {
-      const auto parts = field.elements();
-      if (parts.size() != 2) field.fail("[\"a\", \"b\"]");
-      left = parts[0].text();
-      right = parts[1].text();
+      for (const Field& part : field.elements()) parts.push_back(part.text());
     }
+    if (parts.size() != 2) field.fail("\"a b\" or [\"a\", \"b\"]");
     const auto id_of = [&](const std::string& token) {
       const auto id = tokenizer_.token_id(token);
       if (!id) field.fail("a merge of tokens in model.vocab, which lacks \"" + token + "\"");
       return static_cast<int32_t>(*id);
     };
-    const uint64_t key = pair_key(id_of(left), id_of(right));
-    tokenizer_.merges_.insert_or_assign(key, Tokenizer::Merge{rank, id_of(left + right)});
+    const uint64_t key = pair_key(id_of(parts[0]), id_of(parts[1]));
+    tokenizer_.merges_.insert_or_assign(key, Tokenizer::Merge{rank, id_of(parts[0] + parts[1])});
   }
 
   void read_added_tokens(const Field& field) {
@@ -408,16 +401,12 @@ class TokenizerReader {
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!(text << file.rdbuf())) throw std::invalid_argument(path.string() + ": cannot be read or is empty");
-  return from_json(text.str(), path.string());
+  return from_json(read_text(path, "a model directory wants the tokenizer's file beside its weights"), path.string());
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_errors) {
   Tokenizer tokenizer;
   tokenizer.name_ = name_for_errors;
-  tokenizer.json_text_ = text;
   tokenizer.cache_ = std::make_shared<WordCache>();
   json root;
   try {
@@ -524,11 +513,9 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
   for (size_t i = 0; i < size; ++i) {
     const auto id = byte_ids_[static_cast<uint8_t>(word[i])];
     if (!id) {
-      size_t begin = 0;
-      while (begin + char_at(word, begin).bytes <= i) begin += char_at(word, begin).bytes;
-      throw std::invalid_argument(name_ + ": the vocabulary has no token for \"" +
-                                  std::string(word.substr(begin, char_at(word, begin).bytes)) + "\" (byte " +
-                                  std::to_string(static_cast<uint8_t>(word[i])) + ") and the file no unk_token");
+      throw std::invalid_argument(name_ + ": the vocabulary has no token for byte " +
+                                  std::to_string(static_cast<uint8_t>(word[i])) + " of \"" +
+                                  std::string(word.substr(0, 60)) + "\" and the file no unk_token");
     }
     symbols[i] = {*id, i - 1, i + 1};  // the first `previous` is never followed
   }

@@ -66,9 +66,6 @@ class Tokenizer {
   /// Id of a token as the file spells it: "<|im_end|>", but "Ġthe" for " the".
   std::optional<int64_t> token_id(std::string_view token) const;
 
-  /// The text that was read, byte for byte, for a checkpoint to write again.
-  const std::string& json_text() const { return json_text_; }
-
  private:
   struct Token {
     std::string bytes;
@@ -94,7 +91,7 @@ class Tokenizer {
   void encode_word(std::string_view word, std::vector<int64_t>& ids) const;
   std::vector<int64_t> merge(std::string_view word) const;
 
-  std::string name_, json_text_;
+  std::string name_;
   std::vector<Token> tokens_;           // by id
   TextMap<int64_t> vocab_, added_ids_;  // by the file's spelling
   std::array<std::optional<int32_t>, 256> byte_ids_;

@@ -10,6 +10,7 @@
 
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/loss.h"
+#include "tiny_zero/memory_plan.h"
 #include "tiny_zero/metrics.h"
 #include "tiny_zero/progress.h"
 #include "tiny_zero/random.h"
@@ -50,8 +51,7 @@ void init_head_orz(Model& critic, uint64_t seed) {
 }  // namespace
 
 void Trainer::run() {
-  Sampler sampler(*policy_, {config_.temperature, config_.top_p, config_.max_response_tokens, config_.rollout_batch,
-                             static_cast<uint64_t>(config_.seed)});
+  Sampler sampler(*policy_, sampling_options(config_, config_.temperature));
   Progress progress(step_, config_.num_steps);
   while (step_ < config_.num_steps && !interrupted()) {
     Stopwatch watch;
@@ -102,6 +102,9 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
   const auto seed = static_cast<uint64_t>(config_.seed);
   const std::filesystem::path start = config_.resume ? checkpoint / "model" : std::filesystem::path(config_.model);
   tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_file(start / "tokenizer.json"));
+  side_files_ = read_side_files(start);
+  const std::string too_much = show(plan_memory(config_, task_, *tokenizer_, start));
+  if (!too_much.empty()) throw std::invalid_argument(too_much);
   if (config_.resume) {
     policy_ = load_trained(checkpoint, "model", head, device_, config_, optimizer_);
     if (own_critic) critic_ = load_trained(checkpoint, "critic", Head::value, device_, config_, critic_optimizer_);
@@ -190,7 +193,7 @@ void Trainer::save() {
   const Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
   directory_.save(step_, state, config_.keep_checkpoints, [&](const std::filesystem::path& directory) {
     save_trained(directory, "model", *policy_, *optimizer_);
-    write_text(directory / "model" / "tokenizer.json", tokenizer_->json_text());
+    write_side_files(directory / "model", side_files_);
     if (critic_) save_trained(directory, "critic", *critic_, *critic_optimizer_);
     if (reference_ && config_.reference_every > 0) reference_->save(directory / "reference");
   });

@@ -28,6 +28,7 @@ class Trainer {
   torch::Device device_;
   RunDirectory directory_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  SideFiles side_files_;  // of the model, for checkpoints
   std::optional<Model> policy_, critic_, reference_;
   std::unique_ptr<AdamW> optimizer_, critic_optimizer_;
   int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem

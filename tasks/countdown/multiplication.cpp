@@ -1,0 +1,81 @@
+// TinyZero's second task, and the smallest example of one: the product of two numbers of up to n digits.
+// Departure: reasoning and answer are asked for in words, and a decimal answer is compared as text, never converted.
+
+#include <algorithm>
+
+#include "tasks/countdown/attempt.h"
+#include "tasks/countdown/expression.h"
+#include "tiny_zero/random.h"
+#include "tiny_zero/reward.h"
+
+namespace tiny_zero {
+namespace {
+
+class Multiplication : public Task {
+ public:
+  Settings settings() override {
+    Settings list;
+    list.section("multiplication")
+        .add("multiplication-digits", digits_, 1, 9, "most digits of a factor")
+        .add("multiplication-format-score", format_score_, 0, 1, "reward of a closed <answer> that is not right");
+    return list;
+  }
+  void prepare(uint64_t seed) override { seed_ = seed; }
+
+  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero]. A tenth of all
+  /// pairs, whatever the seed and the order, is kept for testing.
+  Problem problem(Split split, int64_t index) const override {
+    countdown::Random random(seed_, static_cast<uint64_t>(split), static_cast<uint64_t>(index));
+    for (;;) {
+      const int64_t a = factor(random), b = factor(random);
+      const bool test = mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
+      if (test != (split == Split::test)) continue;
+      return {
+          "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
+          "assistant first thinks about the reasoning process in the mind and then provides the user with the "
+          "answer in <answer> </answer> tags.\nUser: Give me the answer of the following equation: " +
+              std::to_string(a) + " * " + std::to_string(b) + " =\nAssistant: Ok let me think about it.\n<think>",
+          std::to_string(a * b)};
+    }
+  }
+
+  Reward grade(const Problem& problem, std::string_view response, bool /*finished*/) const override {
+    Reward reward;
+    const std::string found = answer(problem, response);
+    reward.formatted = countdown::last_answer(response).has_value();
+    reward.answered = !found.empty();
+    reward.correct = found == problem.reference;
+    reward.score = reward.correct ? 1.0 : reward.formatted ? format_score_ : 0.0;
+    return reward;
+  }
+
+  /// The digits of the last answer without blanks, thousands' commas and leading zeros.
+  std::string answer(const Problem&, std::string_view response) const override {
+    std::string number;
+    for (const char c : countdown::last_answer(response).value_or("")) {
+      if (c >= '0' && c <= '9') {
+        number += c;
+      } else if (std::string_view(" \t\r\n,").find(c) == std::string_view::npos) {
+        return "";
+      }
+    }
+    const size_t first = number.find_first_not_of('0');
+    return first == std::string::npos ? number.substr(0, 1) : number.substr(first);
+  }
+
+ private:
+  int64_t factor(countdown::Random& random) const {
+    int64_t limit = 1;
+    for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0; --digits) limit *= 10;
+    return random.between(0, limit - 1);
+  }
+
+  uint64_t seed_ = 0;
+  int64_t digits_ = 3;
+  double format_score_ = 0.1;
+};
+
+const bool kRegistered = register_task("multiplication", [] { return std::make_unique<Multiplication>(); });
+
+}  // namespace
+}  // namespace tiny_zero

@@ -1,0 +1,40 @@
+#pragma once
+// What training will need, from shapes alone: said before anything is allocated, not an hour later.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tiny_zero/config.h"
+#include "tiny_zero/model.h"
+#include "tiny_zero/reward.h"
+#include "tiny_zero/tokenizer.h"
+
+namespace tiny_zero {
+
+struct MemoryPlan {
+  struct Row {
+    std::string name;
+    double bytes;
+    bool passing = false;  // of sampling, updating and the optimiser's step, the largest counts
+  };
+  std::vector<Row> rows;
+  double total = 0, available = 0;  // bytes
+  std::string remedy;               // flags that make it fit, "" if it does or if none would
+};
+
+/// Peak memory of one step of `config`. Exact within a few percent where the fused kernels run (float32 on the CPU),
+/// an estimate elsewhere.   @param longest_prompt  in tokens
+MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt);
+
+/// The same for config.model and the longest of the task's first prompts.
+MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& tokenizer,
+                       const std::filesystem::path& model);
+
+/// Prints the table.   @return "" if it fits, else the figures and the flags that would help
+std::string show(const MemoryPlan& plan);
+
+/// The verb: the table and what to change, without an error.
+void plan(const Config& config, const Task& task);
+
+}  // namespace tiny_zero

@@ -1,0 +1,150 @@
+#include "tiny_zero/pipes.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+
+#include "tiny_zero/files.h"
+#include "tiny_zero/progress.h"
+#include "tiny_zero/update.h"
+
+namespace tiny_zero {
+namespace {
+
+using Ids = std::vector<int64_t>;
+
+constexpr int64_t kGenerateDraw = -3;  // its random streams, apart from those of training and evaluation
+
+std::filesystem::path model_directory(const Config& config) {
+  if (config.model.empty()) throw std::invalid_argument("model is empty, want a model directory: --model DIR");
+  return config.model;
+}
+
+void for_each_line(const std::function<void(const Json&)>& act) {
+  std::string line;
+  for (int64_t number = 1; !interrupted() && std::getline(std::cin, line); ++number) {
+    try {
+      act(Json::parse(line));
+    } catch (const c10::Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      throw std::invalid_argument("standard input, line " + std::to_string(number) + ": " + error.what());
+    }
+  }
+}
+
+/// A response may end within a character: what is no UTF-8 becomes U+FFFD.
+void print(const Json& line) {
+  std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << std::endl;
+}
+
+std::vector<float> row_of(const torch::Tensor& table, int64_t row, int64_t length) {
+  const float* from = table[row].data_ptr<float>();
+  return {from, from + length};
+}
+
+/// The prompt as one message in the model's own form, with its default system message.
+std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
+  if (chat == ChatTemplate::plain) return prompt;
+  return std::string("<|im_start|>system\n") +
+         (chat == ChatTemplate::qwen ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+                                     : "You are a helpful AI assistant named SmolLM, trained by Hugging Face") +
+         "<|im_end|>\n<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n";
+}
+
+}  // namespace
+
+LoadedModel load_model(const Config& config) {
+  const auto directory = model_directory(config);
+  LoadedModel loaded{Tokenizer::from_file(directory / "tokenizer.json"),
+                     Model::load(directory, Head::language_model, torch::Device(config.device))};
+  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
+  loaded.model.set_compute_type(to_dtype(config.compute_type));
+  return loaded;
+}
+
+void tokenize(const Config& config) {
+  const Tokenizer tokenizer = Tokenizer::from_file(model_directory(config) / "tokenizer.json");
+  for_each_line([&](const Json& line) {
+    if (config.decode) {
+      print({{"text", tokenizer.decode(line.at("ids").get<Ids>())}});
+    } else {
+      print({{"ids", tokenizer.encode(line.at("text").get<std::string>())}});
+    }
+  });
+}
+
+void score(const Config& config) {
+  const auto [tokenizer, model] = load_model(config);
+  for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line) {
+    const bool has_ids = line.contains("prompt_ids");
+    const Ids prompt = has_ids ? line.at("prompt_ids").get<Ids>()
+                               : tokenizer.encode(chat_prompt(config.chat, line.at("prompt").get<std::string>()));
+    const Ids ids =
+        has_ids ? line.at("response_ids").get<Ids>() : tokenizer.encode(line.at("response").get<std::string>());
+    const auto length = static_cast<int64_t>(ids.size()), all = length + static_cast<int64_t>(prompt.size());
+    if (prompt.empty() || ids.empty() || all > model.config().max_positions) {
+      throw std::invalid_argument("prompt and response have " + std::to_string(all) +
+                                  " tokens, want at least one each " + "and at most " +
+                                  std::to_string(model.config().max_positions));
+    }
+    for (const Ids& part : {prompt, ids}) tokenizer.decode(part);  // throws for an id that is no token
+    Rollout rollout;
+    rollout.prompts = {prompt};
+    rollout.lengths = {length};
+    rollout.response_ids = torch::tensor(ids).unsqueeze(0);
+    rollout.log_probs = torch::zeros({1, length});
+    const auto log_probs = score_log_probs(model, rollout, config.temperature, all);
+    print({{"ids", ids}, {"log_probs", row_of(log_probs, 0, length)}});
+  });
+}
+
+void generate(const Config& config, const Task& task) {
+  const auto [tokenizer, model] = load_model(config);
+  auto options = sampling_options(config, config.temperature);
+  const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem, int64_t samples,
+                                                                  int64_t draw) {
+    return Sampler(model, options).sample(tokenizer, {problem}, samples, draw);
+  };
+  const auto as_problem = [&](const std::string& prompt) { return Problem{chat_prompt(config.chat, prompt), ""}; };
+  if (!config.prompt.empty()) {
+    options.on_token = [&, &tokenizer = tokenizer, &ends = model.config().end_ids](int64_t, int64_t id) {
+      if (std::find(ends.begin(), ends.end(), id) == ends.end()) std::cout << tokenizer.decode({&id, 1}) << std::flush;
+    };
+    for (int64_t i = 0; i < config.samples; ++i) {
+      std::cout << config.prompt << std::flush;
+      sample(as_problem(config.prompt), 1, kGenerateDraw - i);
+      std::cout << std::endl;
+    }
+  } else if (config.problem >= 0) {
+    Rollout rollout = sample(task.problem(Split::test, config.problem), config.samples, kGenerateDraw);
+    grade(task, rollout);
+    for (int64_t i = 0; i < rollout.size(); ++i) {
+      std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward " << rollout.grades[i].score << '\n';
+    }
+  } else {
+    for_each_line([&](const Json& line) {
+      const auto prompt = line.at("prompt").get<std::string>();
+      const Rollout rollout = sample(as_problem(prompt), config.samples, kGenerateDraw);
+      for (int64_t i = 0; i < rollout.size(); ++i) {
+        const int64_t *ids = rollout.response_ids[i].data_ptr<int64_t>(), length = rollout.lengths[i];
+        print({{"prompt", prompt},
+               {"response", rollout.texts[i]},
+               {"ids", Ids(ids, ids + length)},
+               {"log_probs", row_of(rollout.log_probs, i, length)}});
+      }
+    });
+  }
+}
+
+void export_model(const Config& config) {
+  const std::filesystem::path from = model_directory(config), to = config.output;
+  if (to.empty() || std::filesystem::exists(to / "config.json"))
+    throw std::invalid_argument("output is \"" + config.output + "\", want a directory that holds no model yet");
+  const SideFiles side_files = read_side_files(from);
+  Model::load(from, Head::language_model, torch::kCPU).save(to, to_dtype(config.export_type));
+  write_side_files(to, side_files);
+  std::cout << "model in " << to.string() << std::endl;
+}
+
+}  // namespace tiny_zero
