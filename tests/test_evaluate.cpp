@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include "tasks/countdown/countdown.h"
+#include "tasks/math/math.h"
 #include "tiny_zero/evaluate.h"
 
 using namespace tiny_zero;
@@ -40,4 +42,16 @@ TEST_CASE("estimate_mean: samples of one problem that agree count as one, those 
   // Per-problem means of ten problems. All 0 or 1: n = 10. 1/4 and 3/4: variance 1/16 is that of 40 coin flips.
   check_interval({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}, 0.5, 0.23659, 0.76341);
   check_interval({.25, .75, .25, .75, .25, .75, .25, .75, .25, .75}, 0.5, 0.35200, 0.64800);
+}
+
+TEST_CASE("majority: equal strings vote together, for math equivalent answers; ties go to the one given first") {
+  const countdown::Countdown strings;
+  CHECK(majority(strings, {"", "7", "36", "7", "36", ""}) == 1);
+  CHECK(majority(strings, {"1/2", "3", "0.5", "3"}) == 1);
+  CHECK(majority(strings, {"", ""}) == -1);
+  CHECK(majority(strings, {}) == -1);
+  const math::Math task;
+  CHECK(majority(task, {"3", "\\frac{1}{2}", "3", "0.5", "2^{-1}"}) == 1);
+  CHECK(majority(task, {"1,2", "3", "2,1", "3"}) == 0);
+  CHECK(majority(task, {"\\oops{", "5", "\\oops{"}) == 0);  // unreadable, but the same text
 }

@@ -109,6 +109,7 @@ Settings Config::settings() {
   list.section("text")
       .add("chat", chat, {"plain", "qwen", "smollm2"}, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
       .add("decode", decode, "tokenize: read ids and write text");
+  list.section("decontamination").add("against", against, "JSON Lines file of the test problems to keep out");
   list.section("export")
       .add("output", output, "directory to write the model to")
       .add("export-type", export_type, {"float32", "bfloat16"}, "type of the weights in the file");

@@ -125,6 +125,9 @@ struct Config {
   ChatTemplate chat = ChatTemplate::plain;
   bool decode = false;
 
+  // decontamination
+  std::string against;
+
   // export
   std::string output;
   ComputeType export_type = ComputeType::bfloat16;

@@ -19,21 +19,40 @@ Json to_json(const Estimate& estimate) {
   return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
 }
 
-/// The answer that most of a problem's responses give; ties go to the one given first. Responses without one do not
-/// vote.
+/// Whether the answer that most of a problem's responses give is right.
 bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
-  std::map<std::string, int64_t> votes;
-  int64_t most = 0;
-  bool right = false;
   std::vector<std::string> answers;
   for (int64_t i = first; i < first + count; ++i) {
-    answers.push_back(task.answer(rollout.problem_of(i), rollout.texts[i]));
-    if (!answers.back().empty()) most = std::max(most, ++votes[answers.back()]);
+    answers.push_back(rollout.grades[i].answered ? task.answer(rollout.problem_of(i), rollout.texts[i]) : "");
   }
-  for (int64_t i = count - 1; i >= 0; --i) {
-    if (!answers[i].empty() && votes[answers[i]] == most) right = rollout.grades[first + i].correct;
+  const int64_t winner = majority(task, answers);
+  return winner >= 0 && rollout.grades[first + winner].correct;
+}
+
+/// Values per problem of each measure, such as "avg@4", in the order in which they are shown.
+using Measures = std::vector<std::pair<std::string, std::vector<double>>>;
+
+/// The same measures over the problems of one tag, for each tag: {"level 3": {"problems", "avg@4": {...}, ...}}.
+Json estimates_by_tag(const std::vector<Problem>& problems, const Measures& measures) {
+  std::map<std::string, std::vector<size_t>> members;
+  for (size_t p = 0; p < problems.size(); ++p) {
+    for (const auto& tag : problems[p].tags) members[tag].push_back(p);
   }
-  return right;
+  Json result = Json::object();
+  for (const auto& [tag, places] : members) {
+    result[tag]["problems"] = places.size();
+    for (const auto& [name, values] : measures) {
+      std::vector<double> own;
+      for (const size_t p : places) own.push_back(values[p]);
+      result[tag][name] = to_json(estimate_mean(own));
+    }
+  }
+  return result;
+}
+
+void print_estimate(const std::string& name, const Json& value, const std::string& note = "") {
+  std::printf("%-34s %6.3f   [%.3f, %.3f]%s\n", name.c_str(), value["mean"].get<double>(), value["low"].get<double>(),
+              value["high"].get<double>(), note.c_str());
 }
 
 /// Shares over all responses of a rollout: the grades' flags and the task's tallies.
@@ -84,11 +103,29 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
   return 1.0 - all_wrong;
 }
 
+int64_t majority(const Task& task, const std::vector<std::string>& answers) {
+  std::vector<std::pair<size_t, int64_t>> groups;  // the answer given first, votes
+  for (size_t i = 0; i < answers.size(); ++i) {
+    if (answers[i].empty()) continue;
+    const auto same = [&](const auto& group) { return task.same_answer(answers[group.first], answers[i]); };
+    const auto group = std::find_if(groups.begin(), groups.end(), same);
+    if (group == groups.end()) {
+      groups.emplace_back(i, 1);
+    } else {
+      ++group->second;
+    }
+  }
+  const auto most =
+      std::max_element(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == groups.end() ? -1 : static_cast<int64_t>(most->first);
+}
+
 Json evaluate(const Config& config, const Task& task) {
   const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
+  const int64_t num_problems = std::min(config.eval_problems, task.size(split));
   std::vector<Problem> problems;
-  for (int64_t i = 0; i < config.eval_problems; ++i) problems.push_back(task.problem(split, i));
+  for (int64_t i = 0; i < num_problems; ++i) problems.push_back(task.problem(split, i));
   const auto run = [&](double temperature, int64_t samples, int64_t draw) {
     Sampler sampler(loaded.model, sampling_options(config, temperature));
     Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, draw);
@@ -100,31 +137,31 @@ Json evaluate(const Config& config, const Task& task) {
   const Rollout sampled = run(config.temperature, k, kSampledDraw);
   Json report = {{"model", config.model},
                  {"split", config.split},
-                 {"problems", config.eval_problems},
+                 {"problems", num_problems},
                  {"samples", k},
                  {"temperature", config.temperature},
                  {"seed", config.seed}};
-  const auto add = [&](const std::string& name, const std::vector<double>& values) {
-    report[name] = to_json(estimate_mean(values));
-  };
+  Measures measures;
   std::vector<double> averages, majorities;
   std::map<int64_t, std::vector<double>> passes;  // k -> per problem
-  for (int64_t p = 0; p < config.eval_problems; ++p) {
+  for (int64_t p = 0; p < num_problems; ++p) {
     int64_t right = 0;
     for (int64_t i = p * k; i < (p + 1) * k; ++i) right += sampled.grades[i].correct ? 1 : 0;
     averages.push_back(static_cast<double>(right) / static_cast<double>(k));
     majorities.push_back(majority_is_right(task, sampled, p * k, k) ? 1 : 0);
     for (int64_t j = 2; j <= k; j *= 2) passes[j].push_back(pass_at_k(k, right, j));
   }
-  add("avg@" + std::to_string(k), averages);
-  for (const auto& [j, values] : passes) add("pass@" + std::to_string(j), values);
-  if (k > 1) add("maj@" + std::to_string(k), majorities);
+  measures.emplace_back("avg@" + std::to_string(k), averages);
+  for (const auto& [j, values] : passes) measures.emplace_back("pass@" + std::to_string(j), values);
+  if (k > 1) measures.emplace_back("maj@" + std::to_string(k), majorities);
   if (config.greedy) {
     const Rollout best = run(/*temperature=*/0.0, 1, kGreedyDraw);
     std::vector<double> right;
     for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
-    add("greedy", right);
+    measures.emplace_back("greedy", right);
   }
+  for (const auto& [name, values] : measures) report[name] = to_json(estimate_mean(values));
+  report["by_tag"] = estimates_by_tag(problems, measures);
   report["reward_mean"] = sampled.rewards.mean().item<double>();
   report["response_tokens_mean"] = static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
   report["shares"] = shares(task, sampled);
@@ -133,11 +170,14 @@ Json evaluate(const Config& config, const Task& task) {
   if (config.json != "-") {
     for (const auto& [name, value] : report.items()) {
       if (value.is_object() && value.contains("mean")) {
-        std::printf("%-34s %6.3f   [%.3f, %.3f]\n", name.c_str(), value["mean"].get<double>(),
-                    value["low"].get<double>(), value["high"].get<double>());
+        print_estimate(name, value);
       } else if (value.is_number_float()) {
         std::printf("%-34s %6.3f\n", name.c_str(), value.get<double>());
       }
+    }
+    for (const auto& [tag, estimates] : report["by_tag"].items()) {
+      print_estimate(measures[0].first + ", " + tag, estimates[measures[0].first],
+                     "   (" + estimates["problems"].dump() + " problems)");
     }
     for (const auto& [name, share] : report["shares"].items()) {
       std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
@@ -153,6 +193,8 @@ Json evaluate(const Config& config, const Task& task) {
       const Json line = {{"problem", i / k},
                          {"prompt", sampled.problem_of(i).prompt},
                          {"response", sampled.texts[i]},
+                         {"gold", sampled.problem_of(i).reference},
+                         {"finished", static_cast<bool>(sampled.finished[i])},
                          {"reward", sampled.grades[i].score},
                          {"correct", sampled.grades[i].correct},
                          {"reflected", sampled.grades[i].reflected}};

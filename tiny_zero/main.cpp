@@ -61,6 +61,17 @@ std::vector<Verb> make_verbs() {
            {"run", "text"},
            [](const Config& config, const Settings&, const Task&) { tokenize(config); },
            /*pipe=*/true},
+          {"grade",
+           "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", \"extracted\", "
+           "\"reason\"}",
+           {"task"},
+           [](const Config& config, const Settings&, const Task& task) { grade_lines(config, task); },
+           /*pipe=*/true},
+          {"decontaminate",
+           "drop training problems that share ten words in a row with a test problem",
+           {"decontamination"},
+           [](const Config& config, const Settings&, const Task&) { decontaminate(config); },
+           /*pipe=*/true},
           {"export",
            "write a model for transformers or vLLM",
            {"run", "export"},
@@ -78,7 +89,7 @@ std::vector<Verb> make_verbs() {
 void print_verbs(const std::vector<Verb>& verbs) {
   std::cout << "tiny_zero VERB [--setting value ...]\n\n";
   for (const auto& verb : verbs)
-    std::cout << "  " << verb.name << std::string(10 - verb.name.size(), ' ') << verb.help << '\n';
+    std::cout << "  " << verb.name << std::string(15 - verb.name.size(), ' ') << verb.help << '\n';
   std::cout << "\ntiny_zero VERB --help lists a verb's settings.\n";
 }
 

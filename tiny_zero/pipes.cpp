@@ -1,8 +1,11 @@
 #include "tiny_zero/pipes.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
+#include <unordered_map>
 
 #include "tiny_zero/files.h"
 #include "tiny_zero/progress.h"
@@ -20,15 +23,16 @@ std::filesystem::path model_directory(const Config& config) {
   return config.model;
 }
 
-void for_each_line(const std::function<void(const Json&)>& act) {
+void for_each_line(const std::function<void(const Json&)>& act, std::istream& in = std::cin,
+                   const std::string& name = "standard input") {
   std::string line;
-  for (int64_t number = 1; !interrupted() && std::getline(std::cin, line); ++number) {
+  for (int64_t number = 1; !interrupted() && std::getline(in, line); ++number) {
     try {
       act(Json::parse(line));
     } catch (const c10::Error&) {
       throw;
     } catch (const std::exception& error) {
-      throw std::invalid_argument("standard input, line " + std::to_string(number) + ": " + error.what());
+      throw std::invalid_argument(name + ", line " + std::to_string(number) + ": " + error.what());
     }
   }
 }
@@ -135,6 +139,63 @@ void generate(const Config& config, const Task& task) {
       }
     });
   }
+}
+
+void grade_lines(const Config&, const Task& task) {
+  for_each_line([&](const Json& line) {
+    const bool whole = line.contains("response");
+    const Problem problem{"", line.at("gold").get<std::string>()};
+    const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
+    const Reward reward =
+        whole ? task.grade(problem, text, line.value("finished", true)) : task.grade_answer(problem, text);
+    const std::string extracted = whole ? task.answer(problem, text) : text;
+    const auto reason = reward.correct ? "right" : reward.answered ? "wrong" : "no answer";
+    print({{"correct", reward.correct},
+           {"extracted", extracted.empty() ? Json() : Json(extracted)},
+           {"reason", reward.reason.empty() ? reason : reward.reason}});
+  });
+}
+
+std::vector<std::string> ten_grams(const std::string& text) {
+  std::vector<std::string> words(1), grams;
+  for (const unsigned char c : text) {
+    if (!std::isspace(c) && !std::ispunct(c)) words.back() += static_cast<char>(std::tolower(c));
+    if (std::isspace(c) && !words.back().empty()) words.emplace_back();
+  }
+  if (words.back().empty()) words.pop_back();
+  const size_t size = std::min<size_t>(words.size(), 10);
+  for (size_t first = 0; size > 0 && first + size <= words.size(); ++first) {
+    grams.push_back(words[first]);
+    for (size_t i = first + 1; i < first + size; ++i) grams.back() += ' ' + words[i];
+  }
+  return grams;
+}
+
+void decontaminate(const Config& config) {
+  const auto text = [](const Json& line) { return line.at(line.contains("problem") ? "problem" : "question"); };
+  std::ifstream file(config.against);
+  if (!file)
+    throw std::invalid_argument("against is \"" + config.against + "\", want a JSON Lines file of test problems");
+  std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them
+  int64_t tests = 0, read = 0, dropped = 0;
+  for_each_line(
+      [&](const Json& line) {
+        for (++tests; auto& words : ten_grams(text(line))) tested.emplace(std::move(words), tests);
+      },
+      file, config.against);
+  for_each_line([&](const Json& line) {
+    ++read;
+    for (const auto& words : ten_grams(text(line))) {
+      const auto found = tested.find(words);
+      if (found == tested.end()) continue;
+      std::cerr << "line " << read << " shares \"" << words << "\" with " << config.against << ":" << found->second
+                << '\n';
+      ++dropped;
+      return;
+    }
+    print(line);
+  });
+  std::cerr << "dropped " << dropped << " of " << read << " problems\n";
 }
 
 void export_model(const Config& config) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,7 @@ enum class Split { train, test };
 struct Problem {
   std::string prompt;
   std::string reference;
+  std::vector<std::string> tags = {};  // what eval reports apart, such as "level 3"
 };
 
 /// What the rule says of one response.
@@ -29,6 +31,7 @@ struct Reward {
   bool formatted = false;  // the response has the shape that the prompt asked for
   bool answered = false;   // an answer could be read; false counts a parse failure apart from a wrong answer [T27]
   bool reflected = false;  // the response returns to the problem after a failed check
+  std::string_view reason = "";  // for the verdict, in a few words that outlive the response
 };
 
 /// Text to pre-train a tiny model on. The loss is taken on the response alone.
@@ -54,20 +57,28 @@ class Task {
   /// Problem `index` (>= 0, without end) of a split: a pure function of seed and index, so that the data cursor of a
   /// checkpoint is one number. No problem of the test split stands in the train split.
   virtual Problem problem(Split split, int64_t index) const = 0;
+  /// How many problems of a split differ before they start again.
+  virtual int64_t size(Split /*split*/) const { return std::numeric_limits<int64_t>::max(); }
   /// Grades any bytes: never throws, never executes them, in time linear in their number.
   /// @param finished  the model ended the response itself; false if it was cut at the length limit
   virtual Reward grade(const Problem& problem, std::string_view response, bool finished) const = 0;
-  /// The final answer in canonical form, "" if there is none: equal strings vote together in maj@k.
+  /// Grades an answer that stands by itself, with no response around it. The same promises as grade().
+  virtual Reward grade_answer(const Problem& /*problem*/, std::string_view /*answer*/) const {
+    throw std::invalid_argument("this task grades whole responses only: {\"gold\", \"response\"}");
+  }
+  /// The final answer, in canonical form if there is one, "" if there is no answer.
   virtual std::string answer(const Problem& problem, std::string_view response) const = 0;
+  /// Whether two answers, neither of them "", vote together in maj@k.
+  virtual bool same_answer(const std::string& a, const std::string& b) const { return a == b; }
   /// Shares to report beside the reward; every response gives the same names in the same order.
   virtual std::vector<Tally> diagnose(const Problem& /*problem*/, std::string_view /*response*/) const { return {}; }
   /// Pre-training document `index` of the tiny base model: a training prompt and a response to it.
   virtual Document document(int64_t /*index*/) const {
-    throw std::invalid_argument("this task has no base text; pretrain works with --task countdown");
+    throw std::invalid_argument("this task has no base text; pretrain works with countdown and math");
   }
   /// tokenizer.json of the tiny base model.
   virtual std::string tokenizer_json() const {
-    throw std::invalid_argument("this task has no tiny tokenizer; pretrain works with --task countdown");
+    throw std::invalid_argument("this task has no tiny tokenizer; pretrain works with countdown and math");
   }
 };
 

@@ -102,4 +102,8 @@ class Tokenizer {
   std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
 };
 
+/// tokenizer.json of a tiny model: a token for each of these bytes, without merges, and for each of these words, the
+/// last of which ends a text.
+std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words);
+
 }  // namespace tiny_zero

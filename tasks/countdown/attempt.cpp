@@ -6,8 +6,6 @@
 namespace tiny_zero::countdown {
 namespace {
 
-__extension__ using Wide = unsigned __int128;
-
 constexpr std::string_view kOperators = "+-*/", kDigits = "0123456789";
 
 /// A value that is left to be used.
@@ -40,18 +38,6 @@ bool read_number(std::string_view text, size_t& at, int64_t& number) {
 }
 
 }  // namespace
-
-Random::Random(uint64_t seed, uint64_t stream, uint64_t index)
-    : state_(mix_bits(mix_bits(mix_bits(seed) ^ stream) ^ index)) {}
-
-uint64_t Random::next() { return mix_bits(state_ += 0x9e3779b97f4a7c15u); }
-
-int64_t Random::between(int64_t min, int64_t max) {
-  const Wide range = static_cast<Wide>(max - min) + 1;
-  return min + static_cast<int64_t>((range * next()) >> 64);
-}
-
-bool Random::chance(double probability) { return static_cast<double>(next() >> 11) * 0x1p-53 < probability; }
 
 std::string Attempt::text() const {
   std::string text;

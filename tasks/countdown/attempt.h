@@ -14,18 +14,6 @@
 
 namespace tiny_zero::countdown {
 
-/// A sequence of random numbers: the same three keys give the same sequence on every machine.
-class Random {
- public:
-  Random(uint64_t seed, uint64_t stream, uint64_t index);
-  uint64_t next();
-  int64_t between(int64_t min, int64_t max);  // both ends included
-  bool chance(double probability);
-
- private:
-  uint64_t state_;
-};
-
 struct Equation {
   int64_t a = 0;
   char op = '+';

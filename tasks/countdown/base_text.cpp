@@ -1,19 +1,16 @@
 // The base text of the tiny model and its tokenizer. A base model that can neither guess nor check has nothing for
 // reinforcement learning to amplify; these documents hold both, in shares that the settings name.
-#include <nlohmann/json.hpp>
-
 #include "tasks/countdown/countdown.h"
+#include "tiny_zero/tokenizer.h"
 
 namespace tiny_zero::countdown {
 namespace {
 
-constexpr std::string_view kEnd = "<|endoftext|>";
-
-// Byte-level BPE writes a space as "Ġ" and a newline as "Ċ". There are no merges: a token is a character or a word.
-constexpr const char* kCharacters[] = {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9",
-                                       "+", "-", "*", "/", "(", ")", "=", ",", "Ċ", "Ġ"};
-constexpr std::string_view kWords[] = {"use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
-                                       " try ", " wait, try ",         " want ",  " no.",     " yes.",    kEnd};
+// There are no merges: a token is a character or a word.
+constexpr std::string_view kCharacters = "0123456789+-*/()=,\n ";
+constexpr std::string_view kWords[] = {
+    "use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
+    " try ", " wait, try ",         " want ",  " no.",     " yes.",    "<|endoftext|>"};
 
 /// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws find none.
 std::optional<Attempt> draw_failure(const Puzzle& puzzle, const Options& options, Random& random,
@@ -66,23 +63,6 @@ Document Countdown::document(int64_t index) const {
   return document(thoughts + " wait, try " + judged(solution, !missed), missed ? last : solution);
 }
 
-std::string Countdown::tokenizer_json() const {
-  auto tokenizer = nlohmann::json::parse(R"({
-    "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-    "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-              "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": []}})");
-  auto& vocab = tokenizer["model"]["vocab"];
-  for (const char* character : kCharacters) vocab[character] = vocab.size();
-  auto word = nlohmann::json::parse(R"({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false})");
-  for (const std::string_view content : kWords) {
-    word["id"] = vocab.size() + tokenizer["added_tokens"].size();
-    word["content"] = content;
-    word["special"] = content == kEnd;
-    tokenizer["added_tokens"].push_back(word);
-  }
-  return tokenizer.dump(/*indent=*/1);
-}
+std::string Countdown::tokenizer_json() const { return byte_tokenizer_json(kCharacters, kWords); }
 
 }  // namespace tiny_zero::countdown

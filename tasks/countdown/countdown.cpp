@@ -4,7 +4,6 @@
 #include "tasks/countdown/countdown.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <fstream>
 #include <iostream>
@@ -61,21 +60,6 @@ std::vector<Puzzle> read_rows(const std::string& path) {
   }
   if (rows.empty()) throw std::invalid_argument(path + ": found no problem, want at least one line");
   return rows;
-}
-
-/// Place `index` of a random order of [0, size), computed without storing the order: a Feistel network permutes the
-/// next power of four, and walking on while outside leaves a permutation of [0, size).
-size_t shuffled(size_t index, size_t size, Random random) {
-  const int half = (std::bit_width(size - 1) + 1) / 2;
-  const uint64_t low = (uint64_t{1} << half) - 1;
-  const std::array<uint64_t, 4> round_keys = {random.next(), random.next(), random.next(), random.next()};
-  do {
-    for (const uint64_t round_key : round_keys) {
-      const uint64_t left = index >> half, right = index & low;
-      index = (right << half) | (left ^ (mix_bits(right + round_key) & low));
-    }
-  } while (index >= size);
-  return index;
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ class Multiplication : public Task {
   /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero]. A tenth of all
   /// pairs, whatever the seed and the order, is kept for testing.
   Problem problem(Split split, int64_t index) const override {
-    countdown::Random random(seed_, static_cast<uint64_t>(split), static_cast<uint64_t>(index));
+    Random random(seed_, static_cast<uint64_t>(split), static_cast<uint64_t>(index));
     for (;;) {
       const int64_t a = factor(random), b = factor(random);
       const bool test = mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
@@ -64,7 +64,7 @@ class Multiplication : public Task {
   }
 
  private:
-  int64_t factor(countdown::Random& random) const {
+  int64_t factor(Random& random) const {
     int64_t limit = 1;
     for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0; --digits) limit *= 10;
     return random.between(0, limit - 1);
