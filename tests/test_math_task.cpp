@@ -380,6 +380,17 @@ TEST_CASE("math: grade judges a line each, in order") {
   CHECK(countdown.output == "{\"correct\":true,\"extracted\":\"6\",\"reason\":\"right\"}\n");
 }
 
+TEST_CASE("math: every recipe is understood") {
+  for (const auto& recipe : fs::directory_iterator(TEST_DATA_DIR "/../../tasks/math/recipes")) {
+    const bool own_file = recipe.path().filename() == "sums.conf";
+    const Result result = tiny_zero_with(
+        "grade --task math --recipe " + recipe.path().string() + (own_file ? " --math-train-file ''" : ""),
+        R"({"gold": "5", "response": "a</think><answer>\\boxed{5}</answer>"})");
+    CHECK(result.errors == "");
+    CHECK(result.output == "{\"correct\":true,\"extracted\":\"5\",\"reason\":\"equal\"}\n");
+  }
+}
+
 TEST_CASE("math: grade ends at a line that it cannot use and names it") {
   for (const std::string bad : {"{", "7", "{\"gold\": \"5\"}", "{\"candidate\": \"5\"}",
                                 "{\"gold\": 5, \"candidate\": \"5\"}", "{\"gold\": \"5\", \"candidate\": \"\xff\"}"}) {
