@@ -45,10 +45,14 @@ std::string repeat(const std::string& text, int times) {
 }  // namespace
 
 TEST_CASE("math grader: numbers are exact") {
-  check_equal({"42", "042", "42.0", "+42", "84/2", "6 \\cdot 7", "42.", "$42$", "\\(42\\)", "{42}", "\\boxed{42}"});
+  check_equal(
+      {"42", "042", "42.0", "+42", "84/2", "6 \\cdot 7", "42.", "{42.}", "$42$", "\\(42\\)", "{42}", "\\boxed{42}"});
   check_equal({"-8", "- 8", "−8", "(-8)", "-8.00"});
   check_equal({"0.375", ".375", "\\frac{3}{8}", "\\frac38", "\\dfrac{3}{8}", "\\tfrac 38", "3/8", "\\frac{-3}{-8}"});
   check_equal({"0.\\overline{27}", "0.2\\overline{72}", "\\frac{3}{11}", "0.\\bar{27}"});
+  check_equal({"0.\\dot{6}", "⅔", "2/3"});
+  check_equal({"7", "seven", "\\text{seven}", "\\text{seven apples}"});
+  check_equal({"3000000", "3\\text{ million}", "3 million", "3\\times 10^6", "\\text{three million}"});
   check_equal({"2.5\\times 10^{-3}", "2.5e-3", "0.0025", "\\frac{1}{400}"});
   check_different("2^{90}+1", {"2^{90}", "2^{90}-1", "1.2379400392853803e27"});
   check_different("\\frac{2}{3}", {"0.67", "0.6666666667", "\\frac{3}{2}", "23", "2", ""});
@@ -56,7 +60,7 @@ TEST_CASE("math grader: numbers are exact") {
 }
 
 TEST_CASE("math grader: mixed numbers") {
-  check_equal({"2\\frac{3}{5}", "2 \\frac35", "2 3/5", "\\frac{13}{5}", "2.6"});
+  check_equal({"2\\frac{3}{5}", "2 \\frac35", "2 3/5", "2⅗", "\\frac{13}{5}", "2.6"});
   check_equal({"-2\\frac{3}{5}", "-2.6"});
   check_equal({"2\\frac{7}{5}", "\\frac{14}{5}"});  // not a mixed number: a product
   check_different("2\\frac{3}{5}", {"\\frac{6}{5}", "3\\frac{2}{5}", "2\\frac{5}{3}", "2.35"});
@@ -66,14 +70,16 @@ TEST_CASE("math grader: percent, currency, degrees and units leave no trace") {
   check_equal({"35\\%", "35", "35%", "35\\text{ percent}", "35 percent"});
   check_equal({"\\$4.50", "4.5", "4.50\\text{ dollars}", "4.50 dollars", "€4.50"});
   check_equal({"70^\\circ", "70^{\\circ}", "70°", "70", "70\\text{ degrees}"});
-  check_equal({"12\\text{ cm}^2", "12", "12 \\mathrm{cm}^{2}", "12 square inches", "12\\text{ m}/\\text{s}", "12 ft"});
+  check_equal({"12\\text{ cm}^2", "12", "12 \\mathrm{cm}^{2}", "12 square inches", "12\\text{ m}/\\text{s}", "12 ft",
+               "12 km/h", "12 ft/sec^2", "12 miles per hour"});
   check_different("35\\%", {"0.35\\%", "3500", "36"});
   check_different("12", {"12\\text{ million}", "12x", "12m+1", "13\\text{ cm}"});
   check_different("9\\text{ a.m.}", {"9\\text{ p.m.}", "9"});
 }
 
 TEST_CASE("math grader: thousands separators") {
-  check_equal({"1234567", "1,234,567", "1{,}234{,}567", "1,\\!234,\\!567", "1\\,234\\,567", "1,\\! 234,\\! 567"});
+  check_equal({"1234567", "1,234,567", "1{,}234{,}567", "1 {,} 234{,}567", "1,\\!234,\\!567", "1\\!,234\\!,567",
+               "1\\,234\\,567", "1,\\! 234,\\! 567", "1, \\! 234, \\! 567"});
   check_different("1,234,567", {"234,567", "1", "1,234,568", "(1,234,567)"});
   check_different("(12,345)", {"12345", "12,345"});
   check_equal({"2,5,100", "100, 5, 2"});  // a list, as 5,100 has a list before it
@@ -117,6 +123,7 @@ TEST_CASE("math grader: lists and sets have no order, \\pm is two values") {
   check_equal({"1 \\pm \\sqrt{5}", "1-\\sqrt5, 1+\\sqrt5", "\\{1+\\sqrt5,1-\\sqrt5\\}", "x=1\\pm\\sqrt5"});
   check_equal({"\\emptyset", "\\{\\}", "\\varnothing", "∅"});
   check_equal({"\\{4\\}", "4"});
+  check_equal({"2\\pi k", "2k\\pi, k \\in \\mathbb{Z}", "x = 2\\pi k, k \\in \\mathbb{Z}"});
   check_different("2, 3, 7", {"2, 3", "2, 3, 7, 8", "2, 3, 3", "(2,3,7)", "237", "7"});
   check_different("1, 1, 2", {"1, 2, 2", "1, 2"});
   check_different("4", {"4 \\text{ or } 5", "4, 5", "4; 5", "4 4"});
@@ -125,15 +132,19 @@ TEST_CASE("math grader: lists and sets have no order, \\pm is two values") {
 }
 
 TEST_CASE("math grader: points, intervals, unions, ratios and matrices have an order") {
-  check_equal({"(3, -\\frac12)", "\\left(3,-0.5\\right)", "(x,y) = (3,-1/2)", "\\langle 3, -.5 \\rangle"});
-  check_equal({"[-1,\\infty)", "x \\in [-1,\\infty)", "x \\ge -1", "-1 \\leq x", "[-1,+∞)"});
+  check_equal({"(3, -\\frac12)", "\\left(3,-0.5\\right)", "(x,y) = (3,-1/2)", "\\langle 3, -.5 \\rangle",
+               "x = 3, y = -\\frac12", "x=3 \\text{ and } y=-0.5"});
+  check_equal({"[-1,\\infty)", "x \\in [-1,\\infty)", "x \\ge -1", "-1 \\leq x", "[-1,+∞)", "\\{x \\mid x \\ge -1\\}",
+               "\\{x : x \\ge -1\\}", "\\{x | x \\ge -1\\}"});
   check_equal({"(0,2] \\cup (5,6)", "(5,6)\\cup(0,2]", "x \\in (0,2]\\cup(5,6)"});
+  check_equal({"(-\\infty,0)\\cup[1,\\infty)", "x < 0 \\text{ or } x \\ge 1", "x \\ge 1, x < 0"});
   check_equal({"1 \\le t < 4", "[1,4)", "4 > t \\ge 1"});
-  check_equal({"\\mathbb{R}", "(-\\infty,\\infty)"});
+  check_equal({"\\mathbb{R}", "(-\\infty,\\infty)", "\\text{all real numbers}"});
   check_equal({"2:3", "a:b = 2:3", "2 : 3"});
   check_equal({"\\begin{pmatrix} 1 \\\\ -2 \\end{pmatrix}", "\\begin{bmatrix}1\\\\-2\\\\\\end{bmatrix}",
                "-\\begin{pmatrix}-1\\\\2\\end{pmatrix}", "\\left(\\begin{array}{c}1\\\\-2\\end{array}\\right)"});
-  check_different("(3, 4)", {"(4,3)", "[3,4]", "(3,4]", "3, 4", "\\{3,4\\}", "(3,4,5)", "3", "(3,4"});
+  check_different("(3, 4)", {"(4,3)", "[3,4]", "(3,4]", "3, 4", "\\{3,4\\}", "(3,4,5)", "3", "(3,4", "y=3, x=4",
+                             "x=3, x=4", "x=3", "x=3, y=4, z=5"});
   check_different("(0,2]\\cup(5,6)", {"(0,2]", "(0,2]\\cap(5,6)", "(0,2)\\cup(5,6)", "(0,6)"});
   check_different("2:3", {"3:2", "2:3:1", "\\frac23"});
   check_different(
@@ -163,7 +174,7 @@ TEST_CASE("math grader: text, choices, number bases") {
   check_equal({"\\text{(B)}", "B", "(B)", "\\textbf{B}", "\\text{b}", "B."});
   check_equal({"\\text{Tuesday}", "tuesday", "\\mathrm{TUESDAY}", "\\text{ Tuesday. }"});
   check_equal({"\\text{A, C}", "C, A", "A \\text{ and } C"});
-  check_equal({"\\text{6:15 p.m.}", "6:15 \\text{ p.m.}", "6:15\\text{ PM}"});
+  check_equal({"\\text{6:15 p.m.}", "6:15 \\text{ p.m.}", "6:15\\text{ PM}", "6:15 PM"});
   check_equal({"314_5", "314_{5}"});
   check_different("\\text{(B)}", {"A", "AB", "\\text{B or C}", "A B C D E"});
   check_different("\\text{even}", {"\\text{not even}", "\\text{odd}", "\\text{eve}", "2"});

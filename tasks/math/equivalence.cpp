@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "tasks/math/expression.h"
 #include "tasks/math/grader.h"
@@ -43,16 +44,34 @@ const Node* named_value(const Node& node, bool lenient) {
   return node.name == "=" && is_name(node.args[1], /*lenient=*/false) ? &node.args[0] : nullptr;
 }
 
-/// The members of a list or set, a value with \pm being two, and one thing the list of itself.
+/// The members of a list or set, a value with \pm being two, and one thing the list of itself. "k \in \mathbb{Z}"
+/// beside others is a remark.
 std::vector<Node> list_members(const Node& node, bool lenient) {
   const Node* value = named_value(node, lenient);
   const Node& inner = value && value->kind == Kind::set ? *value : node;
-  std::vector<Node> members;
-  for (const Node& member : inner.kind == Kind::set ? inner.args : std::vector{inner}) {
+  std::vector<Node> members, all = inner.kind == Kind::set ? inner.args : std::vector{inner};
+  const auto is_remark = [](const Node& n) {
+    return n.kind == Kind::relation && n.name == "e" && n.args[1].name.starts_with("mathbb ");
+  };
+  if (all.size() > 1) std::erase_if(all, is_remark);
+  for (const Node& member : all) {
     members.push_back(with_sign(member, /*minus=*/false));
     if (any_node(member, is_sign)) members.push_back(with_sign(member, /*minus=*/true));
   }
   return members;
+}
+
+/// "x = 1, y = 2" as the point (1, 2) and "x < 1, x > 5" as a union; any other list as it is.
+std::vector<Node> joined(std::vector<Node> list) {
+  const auto is_relation = [](const Node& n) { return n.kind == Kind::relation; };
+  if (list.size() < 2 || !std::all_of(list.begin(), list.end(), is_relation)) return list;
+  const auto is_before = [](const Node& a, const Node& b) { return a.args[0].name < b.args[0].name; };
+  const auto is_coordinate = [](const Node& n) { return n.name == "=" && is_name(n.args[0], /*lenient=*/false); };
+  const bool point = std::all_of(list.begin(), list.end(), is_coordinate) &&
+                     std::adjacent_find(list.begin(), list.end(), std::not_fn(is_before)) == list.end();
+  Node whole{Kind::tuple, point ? "()" : std::string(list.size() - 1, 'U')};
+  for (Node& member : list) whole.args.push_back(point ? std::move(member.args[1]) : std::move(member));
+  return {std::move(whole)};
 }
 
 /// x > 5 as x \in (5, infinity), 1 <= x < 2 as x \in [1, 2); any other node as it is.
@@ -78,12 +97,19 @@ std::string letters(const Node& node) {
 class Comparison {
  public:
   bool same(const Node& reference, const Node& answer) {
-    const auto expected = list_members(reference, /*lenient=*/false), given = list_members(answer, /*lenient=*/true);
+    auto expected = list_members(reference, /*lenient=*/false), given = list_members(answer, /*lenient=*/true);
+    if (is_tuple(expected)) given = joined(std::move(given));
+    if (is_tuple(given)) expected = joined(std::move(expected));
     if (expected.size() == 1 && given.size() == 1) return same_one(expected[0], given[0]);
     return same_members(expected, given, /*ordered=*/false);
   }
 
  private:
+  static bool is_tuple(const std::vector<Node>& list) {
+    const Node* value = list.size() == 1 ? named_value(list[0], /*lenient=*/true) : nullptr;
+    return list.size() == 1 && (value ? *value : list[0]).kind == Kind::tuple;
+  }
+
   bool same_members(const std::vector<Node>& a, std::vector<Node> b, bool ordered) {
     if (a.size() != b.size()) return false;
     for (const Node& x : a) {

@@ -24,9 +24,10 @@ struct Unreadable {};
 /// function    sin, log, ...
 /// command     frac, sqrt, ...
 /// mark        operators, brackets, separators
-/// layout, unit, multiplier   known names only, no tokens: dropped; dropped behind a value; no unit, though in \text
+/// Of known names only, no tokens: layout is dropped, a fraction is one of two digits, a unit is dropped behind a
+/// value, a clock is a word there.
 struct Token {
-  enum Type { end, number, letter, word, quoted, function, command, mark, layout, unit, multiplier };
+  enum Type { end, number, letter, word, quoted, function, command, mark, layout, fraction, unit, clock };
   Type type = end;
   std::string text = {};
   int64_t scale = 0;
@@ -37,7 +38,7 @@ struct Token {
 constexpr std::pair<Token::Type, std::string_view> kNames[] = {
     {Token::command,
      R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom \mathbb
-      \overline \bar \vec \overrightarrow=vec \hat \widehat=hat \tilde \phantom
+      \overline \bar \dot=overline \vec \overrightarrow=vec \hat \widehat=hat \tilde \phantom
       \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text \mathrm=text \operatorname=text)"},
     {Token::function, R"(\sin \cos \tan \sec \csc \cot \arcsin \arccos \arctan \log \ln \lg=log \exp)"},
     {Token::letter, R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma γ=gamma
@@ -49,12 +50,16 @@ constexpr std::pair<Token::Type, std::string_view> kNames[] = {
       = < > \lt=< \gt=> <==l \le=l \leq=l \leqslant=l ≤=l >==g \ge=g \geq=g \geqslant=g ≥=g !==! \ne=! \neq=! ≠=! \in=e
       ∈=e \approx=~ ≈=~ : \colon=: \cup=U ∪=U \cap=N ∩=N \setminus=\ , ;=, & \\=newline ( \langle=( ⟨=( ) \rangle=) ⟩=)
       [ ] { } \{=\{ \lbrace=\{ \}=\} \rbrace=\} | \lvert=| \rvert=| \vert=| \mid \lfloor \rfloor \lceil \rceil
-      !=factorial \circ=deg \degree=deg °=deg ²=2 ³=3 . \emptyset \varnothing=emptyset ∅=emptyset
+      !=factorial \circ=deg \degree=deg °=deg ²=2 ³=3 \emptyset \varnothing=emptyset ∅=emptyset
       \begin{matrix}=matrix \begin{pmatrix}=matrix \begin{bmatrix}=matrix \begin{Bmatrix}=matrix \begin{array}=array
       \end{matrix}=end \end{pmatrix}=end \end{bmatrix}=end \end{Bmatrix}=end \end{array}=end)"},
+    {Token::fraction, "½=12 ⅓=13 ⅔=23 ¼=14 ¾=34 ⅕=15 ⅖=25 ⅗=35 ⅘=45 ⅙=16 ⅚=56 ⅛=18 ⅜=38 ⅝=58 ⅞=78"},
     {Token::layout, R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad \qquad
-      \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal \noindent)"},
-    {Token::multiplier, "hundred thousand million billion trillion dozen am pm AM PM"},
+      \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ . € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal \noindent)"},
+    {Token::number,
+     "zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12 dozen=12 "
+     "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000"},
+    {Token::clock, "am pm AM PM"},
     {Token::unit, R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent unit square
       cubic inch inche yard mile meter metre centimeter kilometer millimeter gram kilogram pound ounce ton liter litre
       gallon second minute hour day week month year acre degree radian dollar cent usd USD euro yen rupee yuan point way
@@ -90,7 +95,7 @@ class Lexer {
  public:
   explicit Lexer(std::string_view text) : text_(text) {
     while (at_ < text_.size()) token();
-    while (!tokens.empty() && tokens.back().type == Token::mark && contains(" . , newline ", tokens.back().text)) {
+    while (!tokens.empty() && tokens.back().type == Token::mark && contains(" , newline ", tokens.back().text)) {
       tokens.pop_back();
     }
     if (text_depth_ > 0 || tokens.empty()) throw Unreadable();
@@ -133,7 +138,9 @@ class Lexer {
 
   void push(const Token& token) {
     if (token.type == Token::layout) return;
-    if (token.type == Token::command && token.text == "text" && peek() == '{') {
+    if (token.type == Token::fraction) {
+      tokens.insert(tokens.end(), {{Token::command, "frac"}, {Token::number, token.text}});
+    } else if (token.type == Token::command && token.text == "text" && peek() == '{') {
       ++text_depth_;
       ++at_;
     } else if (token.type == Token::command && token.text == "phantom") {  // an invisible sign
@@ -155,7 +162,13 @@ class Lexer {
     const Token *command = find_name("\\" + name), *unit = find_name(name);
     if (!unit && name.back() == 's') unit = find_name(name.substr(0, name.size() - 1));
     const Token::Type known = unit ? unit->type : Token::end;
-    if (after_value() && (quoted ? known != Token::multiplier : known == Token::unit)) return skip_power();
+    if (known == Token::number) {  // "2 million"
+      if (after_value()) push({Token::mark, "*"});
+      return push(*unit);
+    }
+    const bool clock = known == Token::clock && (quoted || name[0] < 'a');
+    if (after_value() && clock) return push({Token::quoted, name});
+    if (after_value() && (quoted || known == Token::unit)) return skip_unit_end();
     const bool value = command && name.size() > 1 && (command->type <= Token::function || name == "sqrt");
     if (value && (!quoted || command->type == Token::function)) return push(*command);
     push({quoted ? Token::quoted : name.size() == 1 ? Token::letter : Token::word, name});
@@ -165,12 +178,17 @@ class Lexer {
     if (last.type == Token::mark) return contains(" ) ] } | deg ", last.text);
     return last.type == Token::number || (last.type == Token::letter && tokens.size() > 1);
   }
-  /// Behind a unit: the "^2" of "cm^2" and of "\text{cm}^2".
-  void skip_power() {
+  /// Behind a unit: the "^2" of "cm^2" and of "\text{cm}^2", the "/h" of "km/h".
+  void skip_unit_end() {
     const bool closes = starts_with("}^");
-    if (!closes && peek() != '^') return;
-    text_depth_ -= closes;
-    at_ = std::min(at_ + closes + (peek(1 + closes) == '{' ? 4 : 2), text_.size());
+    if (closes || peek() == '^') {
+      text_depth_ -= closes;
+      at_ = std::min(at_ + closes + (peek(1 + closes) == '{' ? 4 : 2), text_.size());
+    } else if (peek() == '/' && is_letter(peek(1))) {
+      ++at_;
+      run_of(is_letter);
+      skip_unit_end();
+    }
   }
 
   /// Digits, thousands separators, decimals, an exponent such as e-5.
@@ -199,7 +217,7 @@ class Lexer {
   /// brackets, in "1,234,567" but not in "1,2,100" or "0,100".
   bool thousands(bool bare_comma) {
     const size_t start = at_;
-    for (const std::string_view separator : {"{,}", ",\\!", "\\,", "\\ ", "\\;", ","}) {
+    for (const std::string_view separator : {"{,}", " {,}", "\\!,", ",\\!", ", \\!", "\\,", "\\ ", "\\;", ","}) {
       if (!starts_with(separator)) continue;
       at_ += separator.size();
       if (separator != ",") run_of(is_space);
@@ -239,6 +257,7 @@ Node scaled(const Node& factor, Node node) {
 }
 
 Node negated(Node node) { return scaled(number_node("-1"), std::move(node)); }
+Node real_line() { return {Kind::tuple, "()", {negated(symbol("infty")), symbol("infty")}}; }
 bool is_integer(const Node& node) { return node.kind == Kind::number && node.scale == 0; }
 
 /// Whether it is a fraction of two integers below 1, as in a mixed number.
@@ -333,7 +352,7 @@ class Parser {
     const bool words = has[Token::word] && !has[Token::number] && ends;
     at_ = start;
     if (!has[Token::quoted] && !words) return sum();
-    Node node{Kind::text, letters};
+    Node node = letters == "allrealnumbers" ? real_line() : Node{Kind::text, letters};
     if (!has[Token::quoted] && !capital && letters.size() <= 4) node.args.push_back(product());
     at_ = end;
     return node;
@@ -461,8 +480,7 @@ class Parser {
       return power_node(nested(&Parser::atom), inverse(std::move(index)));
     }
     const std::string what = subscript();
-    if (name != "mathbb" || what != "R") return symbol(name + " " + what);  // \vec{v}, \overline{AB}
-    return {Kind::tuple, "()", {negated(symbol("infty")), symbol("infty")}};
+    return name == "mathbb" && what == "R" ? real_line() : symbol(name + " " + what);  // \vec{v}, \overline{AB}
   }
 
   /// \sin^2 x, \log_2 (x): without brackets the argument is a product up to the next function, as in \sin 5x \cos x.
@@ -501,9 +519,11 @@ class Parser {
     }
     if (open == "lfloor" || open == "lceil") return call(open.substr(1), expect("r" + open.substr(1), sum()));
     if (!contains(" ( [ { \\{ ", open)) return fail();
+    const bool named = open == "\\{" && peek().type == Token::letter && (peek(1).is(":") || peek(1).is("|"));
+    if (named) next(), next();  // "x :", "x |"
     Node node = list();
-    const bool described = open == "\\{" && take("mid");
-    if (described) node = relation();
+    const bool described = named || (open == "\\{" && take("mid"));
+    if (described && !named) node = relation();
     const std::string close = next().text;
     const bool round = open == "(" || open == "[", listed = node.kind == Kind::set && node.name[0] == ',';
     if (round ? close != ")" && close != "]" : close != (open == "{" ? "}" : "\\}")) fail();
