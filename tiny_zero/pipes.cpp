@@ -25,6 +25,8 @@ std::filesystem::path model_directory(const Config& config) {
 
 void for_each_line(const std::function<void(const Json&)>& act, std::istream& in = std::cin,
                    const std::string& name = "standard input") {
+  std::ios::sync_with_stdio(false);
+  std::cin.tie(nullptr);
   std::string line;
   for (int64_t number = 1; !interrupted() && std::getline(in, line); ++number) {
     try {
@@ -37,9 +39,11 @@ void for_each_line(const std::function<void(const Json&)>& act, std::istream& in
   }
 }
 
-/// A response may end within a character: what is no UTF-8 becomes U+FFFD.
+/// A response may end within a character: what is no UTF-8 becomes U+FFFD. Who waits for an answer before it writes the
+/// next line gets it at once.
 void print(const Json& line) {
-  std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << std::endl;
+  std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << '\n';
+  if (std::cin.rdbuf()->in_avail() <= 0) std::cout.flush();
 }
 
 std::vector<float> row_of(const torch::Tensor& table, int64_t row, int64_t length) {
