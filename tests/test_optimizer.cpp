@@ -45,11 +45,20 @@ TEST_CASE("AdamW: gradients longer than max_grad_norm are scaled to it, shorter 
   config.max_grad_norm = 1;
   Tensor parameters = torch::zeros({2}), gradients = torch::tensor({3.0F, 4.0F});
   AdamW longer(parameters, config), shorter(parameters, config);
-  CHECK(longer.step(parameters, gradients, 0.0) == doctest::Approx(5.0));  // the norm before scaling
+  CHECK(longer.step(parameters, gradients, 0.1) == doctest::Approx(5.0));  // the norm before scaling
   CHECK(torch::allclose(longer.mean, torch::tensor({0.3F, 0.4F})));        // half of (0.6, 0.8)
   gradients.copy_(torch::tensor({0.3F, 0.4F}));
-  CHECK(shorter.step(parameters, gradients, 0.0) == doctest::Approx(0.5));
+  CHECK(shorter.step(parameters, gradients, 0.1) == doctest::Approx(0.5));
   CHECK(torch::allclose(shorter.mean, torch::tensor({0.15F, 0.2F})));
+}
+
+TEST_CASE("AdamW: a step at rate 0, as in the critic's warm-up, leaves the moments alone") {
+  Tensor parameters = torch::ones({2}), gradients = torch::ones({2});
+  AdamW optimizer(parameters, plain_config());
+  CHECK(optimizer.step(parameters, gradients, 0.0) == doctest::Approx(std::sqrt(2.0)));
+  CHECK(torch::equal(gradients, torch::zeros({2})));
+  CHECK(torch::equal(optimizer.mean, torch::zeros({2})));
+  CHECK(optimizer.updates == 0);
 }
 
 TEST_CASE("AdamW: a gradient that is not finite changes nothing but is zeroed") {

@@ -84,9 +84,9 @@ struct Step {
   Tensor gradient;  // of the only update: after it Adam's mean is (1 - beta1) g
 };
 
-/// update_policy() with a fresh optimiser; at rate 0 the policy stays as it is.
+/// update_policy() with a fresh optimiser; at this rate no float32 weight moves.
 Step step_of(Model& policy, const Rollout& rollout, const Experience& experience, const Config& config,
-             double rate = 0) {
+             double rate = 1e-30) {
   AdamW optimizer(policy.parameters(), config);
   const UpdateStats stats = update_policy(policy, optimizer, rollout, experience, config, rate, /*step=*/0, "/nowhere");
   return {stats, optimizer.mean / (1 - config.beta1)};

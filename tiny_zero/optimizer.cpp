@@ -21,12 +21,12 @@ AdamW::AdamW(const Tensor& parameters, const Config& config)
 double AdamW::step(Tensor& parameters, Tensor& gradients, double learning_rate) {
   const at::NoGradGuard no_grad;
   const double norm = gradients.norm().item<double>();
-  if (std::isfinite(norm)) {
+  if (std::isfinite(norm) && learning_rate > 0) {
     if (max_grad_norm_ > 0 && norm > max_grad_norm_) gradients.mul_(max_grad_norm_ / norm);
     ++updates;
     const Tensor count = torch::full({}, static_cast<float>(updates), parameters.options());
-    at::_fused_adamw_({parameters}, {gradients}, {mean}, {square}, /*max_exp_avg_sqs=*/{}, {count}, learning_rate, beta1_,
-                      beta2_, weight_decay_, epsilon_, /*amsgrad=*/false, /*maximize=*/false);  // one pass over memory
+    at::_fused_adamw_({parameters}, {gradients}, {mean}, {square}, /*max_exp_avg_sqs=*/{}, {count}, learning_rate,
+                      beta1_, beta2_, weight_decay_, epsilon_, /*amsgrad=*/false, /*maximize=*/false);
   }
   gradients.zero_();
   return norm;

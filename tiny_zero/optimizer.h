@@ -13,7 +13,8 @@ class AdamW {
  public:
   AdamW(const torch::Tensor& parameters, const Config& config);
   /// Scales the gradients down to `max_grad_norm`, updates the parameters, zeroes the gradients.
-  /// @return the gradients' norm before scaling; if it is not finite nothing but the gradients has changed
+  /// @return the gradients' norm before scaling; if it is not finite, or the rate 0, nothing but the gradients has
+  /// changed
   double step(torch::Tensor& parameters, torch::Tensor& gradients, double learning_rate);
 
   torch::Tensor mean, square;  // m, v: (P,) float32, saved in checkpoints
