@@ -327,6 +327,7 @@ Model Model::clone(Head head) const {
 Model Model::narrowed() const {
   Model copy = *this;
   for (auto& place : copy.places()) *place.tensor = place.tensor->detach().to(compute_type_);
+  if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
   return copy;
 }
 
@@ -342,7 +343,10 @@ Tensor Model::narrow(const Tensor& parameter) const {
   return parameter.defined() ? parameter.to(compute_type_) : parameter;
 }
 
-Tensor Model::head_weight() const { return narrow(lm_head_.defined() ? lm_head_ : embedding_); }
+Tensor Model::head_weight() const {
+  const Tensor& head = lm_head_.defined() ? lm_head_ : embedding_;
+  return device().is_cpu() ? head : narrow(head);
+}
 
 Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
 
@@ -381,7 +385,8 @@ Tensor Model::hidden_states(const PackedTokens& tokens) const {
 
 TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets, double temperature,
                                bool with_entropy) const {
-  return token_log_probs(hidden.index_select(0, positions), head_weight(), targets, temperature,
+  const Tensor weight = head_weight();
+  return token_log_probs(hidden.index_select(0, positions).to(weight.scalar_type()), weight, targets, temperature,
                          config_.used_vocab_size, with_entropy);
 }
 

@@ -132,7 +132,7 @@ class Model {
   NamedTensors named_tensors() const;  // slices of the tensors, as files name them
   torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
   torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
-  torch::Tensor head_weight() const;  // of the language model, in the compute type
+  torch::Tensor head_weight() const;  // of the language model, float32 on the CPU, whose bfloat16 products round logits
   /// One block; `attend` maps (layer index, qkv) to the attended values.
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;
