@@ -61,6 +61,23 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 }  // namespace
 
+TEST_CASE("Tokenizer puts before a prompt what the file puts there, once") {  // as Llama 3's file does
+  json file = small_file();
+  file["added_tokens"] = {added("<s>", 5, /*special=*/true)};
+  const auto part = [](const char* kind, const char* id) { return json{{kind, {{"id", id}, {"type_id", 0}}}}; };
+  const auto single = json::array({part("SpecialToken", "<s>"), part("Sequence", "A"), part("SpecialToken", "<s>")});
+  const json steps = json::array({{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single", single}}});
+  file["post_processor"] = {{"type", "Sequence"}, {"processors", steps}};
+  const auto tokenizer = load(file);
+  CHECK(tokenizer.encode("ab") == Ids{0, 1});
+  CHECK(tokenizer.encode_prompt("ab") == Ids{5, 0, 1});
+  CHECK(tokenizer.encode_prompt("<s>ab") == Ids{5, 0, 1});
+  CHECK(tokenizer.encode_prompt("") == Ids{5});
+  CHECK(load(small_file()).encode_prompt("ab") == Ids{0, 1});
+  file["added_tokens"] = json::array();
+  CHECK(contains(complaint([&] { load(file); }), "post_processor.processors[1].single[0].SpecialToken.id"));
+}
+
 TEST_CASE("Tokenizer gives the ids of the Hugging Face library") {  // stored by check_tokenizer.py --write
   for (const std::string kind : {"qwen2", "llama3", "gpt2", "smollm2"}) {
     CAPTURE(kind);

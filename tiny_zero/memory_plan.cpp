@@ -117,7 +117,7 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
                        const std::filesystem::path& model) {
   int64_t prompt = 0;  // the longest
   for (int64_t i = 0; i < 64; ++i)
-    prompt = std::max<int64_t>(prompt, tokenizer.encode(task.problem(Split::train, i).prompt).size());
+    prompt = std::max<int64_t>(prompt, tokenizer.encode_prompt(task.problem(Split::train, i).prompt).size());
   const auto shape = ModelConfig::from_file(model / "config.json");
   MemoryPlan plan = plan_memory(shape, config, prompt);
   plan.available = available_memory(config, plan.rows[0].bytes);

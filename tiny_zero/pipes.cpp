@@ -86,8 +86,9 @@ void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
   for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line) {
     const bool has_ids = line.contains("prompt_ids");
-    const Ids prompt = has_ids ? line.at("prompt_ids").get<Ids>()
-                               : tokenizer.encode(chat_prompt(config.chat, line.at("prompt").get<std::string>()));
+    const Ids prompt = has_ids
+                           ? line.at("prompt_ids").get<Ids>()
+                           : tokenizer.encode_prompt(chat_prompt(config.chat, line.at("prompt").get<std::string>()));
     const Ids ids =
         has_ids ? line.at("response_ids").get<Ids>() : tokenizer.encode(line.at("response").get<std::string>());
     const auto length = static_cast<int64_t>(ids.size()), all = length + static_cast<int64_t>(prompt.size());

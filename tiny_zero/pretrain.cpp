@@ -24,7 +24,7 @@ TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_i
   std::vector<int64_t> positions;
   for (int64_t start = 0; start < batch_tokens; ++cursor) {
     const Document document = task.document(cursor);
-    std::vector<int64_t> ids = tokenizer.encode(document.prompt);
+    std::vector<int64_t> ids = tokenizer.encode_prompt(document.prompt);
     const int64_t prompt_end = start + std::ssize(ids);
     for (const int64_t id : tokenizer.encode(document.response)) ids.push_back(id);
     ids.push_back(end_id);

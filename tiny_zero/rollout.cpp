@@ -30,7 +30,7 @@ SamplingOptions sampling_options(const Config& config, double temperature) {
 
 Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size, int64_t draw) {
   std::vector<std::vector<int64_t>> prompts;
-  for (const auto& problem : problems) prompts.push_back(tokenizer.encode(problem.prompt));
+  for (const auto& problem : problems) prompts.push_back(tokenizer.encode_prompt(problem.prompt));
   Rollout rollout = sample(std::move(prompts), group_size, draw);
   rollout.problems = std::move(problems);
   for (int64_t i = 0; i < rollout.size(); ++i) {

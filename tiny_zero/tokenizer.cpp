@@ -283,6 +283,7 @@ class TokenizerReader {
     read_pre_tokenizer(root["pre_tokenizer"]);
     read_model(root["model"]);
     if (const Field added = root["added_tokens"]; !added.value.is_null()) read_added_tokens(added);
+    if (const Field processor = root["post_processor"]; !processor.value.is_null()) read_post_processor(processor);
     if (const Field type = root["decoder"]["type"]; type.value != "ByteLevel") type.fail("\"ByteLevel\"");
   }
 
@@ -388,6 +389,19 @@ class TokenizerReader {
     }
   }
 
+  void read_post_processor(const Field& field) {
+    for (const Field& step : field["type"].value == "Sequence" ? field["processors"].elements() : std::vector{field}) {
+      if (step["type"].value != "TemplateProcessing") continue;
+      for (const Field& part : step["single"].elements()) {
+        if (part["SpecialToken"].value.is_null()) break;  // the text
+        const Field name = part["SpecialToken"]["id"];
+        const auto id = tokenizer_.token_id(name.text());
+        if (!id) name.fail("a token of this file");
+        tokenizer_.before_prompt_.push_back(*id);
+      }
+    }
+  }
+
   void add_token(const Field& id_field, const std::string& bytes) {
     const size_t id = id_field.id();
     if (id >= tokenizer_.tokens_.size()) tokenizer_.tokens_.resize(id + 1);
@@ -446,6 +460,14 @@ std::vector<int64_t> Tokenizer::encode(std::string_view utf8) const {
     cut_out(added_[/*normalized=*/1], nfc_ ? composed : raw, ids,
             [&](std::string_view piece) { split(piece, /*step=*/0, ids); });
   });
+  return ids;
+}
+
+std::vector<int64_t> Tokenizer::encode_prompt(std::string_view utf8) const {
+  std::vector<int64_t> ids = encode(utf8);
+  const bool there =
+      std::ranges::equal(before_prompt_, std::span(ids).first(std::min(ids.size(), before_prompt_.size())));
+  if (!there) ids.insert(ids.begin(), before_prompt_.begin(), before_prompt_.end());
   return ids;
 }
 

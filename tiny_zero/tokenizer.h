@@ -2,7 +2,8 @@
 // alike).
 //
 // Departures from the library `tokenizers`, all on purpose:
-//   - encode() adds nothing: post_processor, truncation and padding of the file are not applied;
+//   - encode() adds nothing, encode_prompt() only what post_processor puts first; truncation and padding are not
+//   applied;
 //   - a byte without a token and without unk_token is an error, where the library drops it in silence;
 //   - decode() prints an added token as it is spelt and throws on an id without a token (a padded row of the
 //   embedding);
@@ -45,6 +46,7 @@ class Tokenizer {
   /// - model: BPE with vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token
   /// - added_tokens: special or not, normalized or not; without lstrip, rstrip, single_word
   /// - decoder: ByteLevel
+  /// - post_processor: of a TemplateProcessing the tokens before the text; else nothing
   ///
   /// @param name_for_errors  how messages call the text, usually its path
   /// @throws std::invalid_argument for anything else, with the field, what stands there and what could
@@ -55,6 +57,9 @@ class Tokenizer {
   /// May be called from several threads, which then take turns.
   /// @throws std::invalid_argument if a character has no token and the file no unk_token
   std::vector<int64_t> encode(std::string_view utf8) const;
+
+  /// encode() behind the tokens that the file wants before a text, Llama 3's <|begin_of_text|>; not put there twice.
+  std::vector<int64_t> encode_prompt(std::string_view utf8) const;
 
   /// Ids to bytes; a cut-off response may end within a UTF-8 character. encode(decode(ids)) need not be ids again.
   /// @throws std::invalid_argument for an id that is no token
@@ -97,7 +102,8 @@ class Tokenizer {
   std::array<std::optional<int32_t>, 256> byte_ids_;
   std::unordered_map<uint64_t, Merge> merges_;  // by pair_key(left id, right id)
   std::array<AddedTokens, 2> added_;            // found before [0] and after [1] normalisation
-  std::vector<Splitter> splitters_;             // each cuts the pieces of the one before
+  std::vector<int64_t> before_prompt_;
+  std::vector<Splitter> splitters_;  // each cuts the pieces of the one before
   bool nfc_ = false, ignore_merges_ = false;
   std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
 };
