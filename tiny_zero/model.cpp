@@ -427,8 +427,10 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, 
 
 Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,
                      std::vector<KvCache>& cache) const {
-  const Tensor hidden = run_layers(embed(ids), [&](size_t i, const Tensor& qkv) {
-    return cached_attention(cache[i], qkv, rope_, config_.attention, rows, positions);
+  const int64_t length = positions.max().item<int64_t>() + 1;
+  const Tensor row_ids = rows.to(device()), position_ids = positions.to(device());
+  const Tensor hidden = run_layers(embed(ids.to(device())), [&](size_t i, const Tensor& qkv) {
+    return cached_attention(cache[i], qkv, rope_, config_.attention, row_ids, position_ids, length);
   });
   return head_logits(hidden, head_weight(), config_.used_vocab_size);
 }

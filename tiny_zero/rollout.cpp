@@ -81,8 +81,8 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
     cache_ = model.make_cache(rows, capacity);
   }
   const auto& end_ids = model.config().end_ids;
-  const auto device = model.device();
-  Tensor logits = model.prefill(PackedTokens::from(prompts, device), cache_, group).repeat_interleave(group, /*dim=*/0);
+  Tensor logits =
+      model.prefill(PackedTokens::from(prompts, model.device()), cache_, group).repeat_interleave(group, /*dim=*/0);
 
   std::vector<int64_t> active(rows);  // rows of the cache that still grow: finished ones leave and cost nothing
   std::iota(active.begin(), active.end(), int64_t{0});
@@ -111,8 +111,7 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
     }
     active = std::move(going);
     if (active.empty()) break;
-    const auto on_device = [&](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64).to(device); };
-    logits = model.decode(on_device(next_ids), on_device(active), on_device(positions), cache_);
+    logits = model.decode(torch::tensor(next_ids), torch::tensor(active), torch::tensor(positions), cache_);
   }
 }
 

@@ -98,13 +98,13 @@ void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope, cons
 }
 
 Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                        const Tensor& rows, const Tensor& positions) {
+                        const Tensor& rows, const Tensor& positions, int64_t length) {
   TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width() && qkv.is_contiguous(),
               "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
   TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0),
               "cached_attention: one row and position a token");
   if (!fused(qkv.device(), qkv.scalar_type(), shape.head_dim)) {
-    return cached_attention_reference(cache, qkv, rope, shape, rows, positions);
+    return cached_attention_reference(cache, qkv, rope, shape, rows, positions, length);
   }
   const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, capacity = cache.capacity();
   const int64_t heads_per_kv = shape.num_heads / kv_heads, width = shape.qkv_width();
@@ -116,7 +116,7 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
 
   at::parallel_for(0, batch * kv_heads, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
-    std::vector<float> scores(capacity), rotated(dim);
+    std::vector<float> scores(length + kLanes), rotated(dim);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / kv_heads, kv_head = item % kv_heads, position = position_of[b];
       const float* token = from + b * width;
@@ -144,20 +144,22 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
 }
 
 Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                                  const Tensor& rows, const Tensor& positions) {
+                                  const Tensor& rows, const Tensor& positions, int64_t length) {
   store_keys_values(cache, qkv, rope, shape, rows, positions);
   const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, block = cache.keys.size(4);
-  const int64_t blocks = positions.max().item<int64_t>() / block + 1, length = blocks * block;
+  const int64_t blocks = (length + block - 1) / block, padded = blocks * block;
+  const auto chosen = [&](const Tensor& part) {  // no copy while every row still grows
+    return rows.size(0) == part.size(0) ? part : part.index_select(0, rows);
+  };
   const Tensor heads = qkv.view({batch, -1, dim});
   const Tensor query =
       apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions).view({batch, kv_heads, -1, dim});
-  const Tensor keys =
-      cache.keys.narrow(2, 0, blocks).index_select(0, rows).transpose(2, 3);  // (B, K, D, blocks, block)
-  const Tensor values = cache.values.narrow(2, 0, length).index_select(0, rows);
-  const Tensor scores = torch::matmul(query, keys.reshape({batch, kv_heads, dim, length})).to(torch::kFloat32);
-  const Tensor hidden = torch::arange(length, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, length)
+  const Tensor keys = chosen(cache.keys.narrow(2, 0, blocks)).transpose(2, 3);  // (B, K, D, blocks, block)
+  const Tensor values = chosen(cache.values.narrow(2, 0, padded));
+  const Tensor scores = torch::matmul(query, keys.reshape({batch, kv_heads, dim, padded})).to(torch::kFloat32);
+  const Tensor hidden = torch::arange(padded, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, padded)
   const Tensor weights = torch::softmax(
-      (scores / std::sqrt(static_cast<double>(dim))).masked_fill(hidden.view({batch, 1, 1, length}), -INFINITY), -1);
+      (scores / std::sqrt(static_cast<double>(dim))).masked_fill(hidden.view({batch, 1, 1, padded}), -INFINITY), -1);
   return torch::matmul(weights.to(values.scalar_type()), values).view({batch, shape.num_heads * dim});
 }
 
