@@ -161,7 +161,8 @@ TEST_CASE("math grader: equations and inequalities") {
   check_equal({"y = 3x - 1", "3x - 1 = y", "3x - y = 1", "2y = 6x - 2"});
   check_equal({"y = 3x - 1", "3x - 1"});
   check_equal({"2x + 5y < 7", "7 > 5y + 2x", "4x + 10y < 14", "-2x - 5y > -7"});
-  check_equal({"x \\neq 2", "2 \\ne x"});
+  check_equal({"x \\neq 2", "2 \\ne x", "(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R} \\setminus \\{2\\}"});
+  check_different("x \\neq 2", {"x \\ne 3", "y \\ne 2", "2", "x = 2", "x < 2", "x \\ne 2, x \\ne 3"});
   CHECK(equivalent("9", "a + b = 9"));
   CHECK_FALSE(equivalent("a + b = 9", "9"));  // a reference is an equation unless its left side is a name
   check_different("x = 9", {"x = -9", "x = 9, 10", "x > 9", "y = 9", "9 = x + 1", "x \\ne 9"});

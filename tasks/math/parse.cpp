@@ -268,8 +268,21 @@ bool is_proper(const Node& node) {
   return is_integer(top) && is_integer(bottom) && order(top) < order(bottom);
 }
 
-/// Turns > into <, and a = b = c into a = c.
+/// All numbers but one.
+Node all_but(Node x) {
+  return {Kind::tuple,
+          "U",
+          {{Kind::tuple, "()", {negated(symbol("infty")), x}}, {Kind::tuple, "()", {x, symbol("infty")}}}};
+}
+
+/// Turns > into <, a = b = c into a = c, and x != a into x \in (-infinity, a) U (a, infinity).
 Node turned(Node node) {
+  const auto is_variable = [](const Node& n) { return n.kind == Kind::symbol && has_variable(n); };
+  if (node.name == "!" && is_variable(node.args[0]) != is_variable(node.args[1])) {
+    const bool swapped = is_variable(node.args[1]);
+    if (!has_variable(node.args[!swapped]))
+      return {Kind::relation, "e", {node.args[swapped], all_but(node.args[!swapped])}};
+  }
   const bool equation = node.name.find_first_not_of('=') == std::string::npos;
   if (equation) return {Kind::relation, "=", {node.args.front(), node.args.back()}};
   if (node.name.find_first_not_of(">g") == std::string::npos) {
@@ -332,7 +345,12 @@ class Parser {
     return node.kind == Kind::relation ? turned(std::move(node)) : node;
   }
   Node ratio() { return chain(Kind::tuple, " : ", &Parser::join); }
-  Node join() { return chain(Kind::tuple, " U N \\ ", &Parser::operand); }
+  Node join() {
+    Node node = chain(Kind::tuple, " U N \\ ", &Parser::operand);
+    const bool one_less = node.name == "\\" && node.args[0].name == "()" && node.args[0].args[1].name == "infty" &&
+                          node.args[1].kind == Kind::set && node.args[1].args.size() == 1;
+    return one_less ? all_but(node.args[1].args[0]) : node;  // \mathbb{R} \setminus \{2\}
+  }
 
   /// Words or an expression. Two to four bare lower-case letters, such as xy, may be both.
   Node operand() {
