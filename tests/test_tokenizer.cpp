@@ -76,6 +76,8 @@ TEST_CASE("Tokenizer puts before a prompt what the file puts there, once") {  //
   CHECK(load(small_file()).encode_prompt("ab") == Ids{0, 1});
   file["added_tokens"] = json::array();
   CHECK(contains(complaint([&] { load(file); }), "post_processor.processors[1].single[0].SpecialToken.id"));
+  file["post_processor"] = {{"type", "RobertaProcessing"}};
+  CHECK(contains(complaint([&] { load(file); }), "post_processor.type: found \"RobertaProcessing\""));
 }
 
 TEST_CASE("Tokenizer gives the ids of the Hugging Face library") {  // stored by check_tokenizer.py --write

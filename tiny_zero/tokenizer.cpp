@@ -391,7 +391,10 @@ class TokenizerReader {
 
   void read_post_processor(const Field& field) {
     for (const Field& step : field["type"].value == "Sequence" ? field["processors"].elements() : std::vector{field}) {
-      if (step["type"].value != "TemplateProcessing") continue;
+      const Field type = step["type"];
+      if (type.value == "ByteLevel") continue;  // moves offsets only
+      if (type.value != "TemplateProcessing")
+        type.fail("\"ByteLevel\" or \"TemplateProcessing\", alone or in a \"Sequence\"");
       for (const Field& part : step["single"].elements()) {
         if (part["SpecialToken"].value.is_null()) break;  // the text
         const Field name = part["SpecialToken"]["id"];

@@ -46,7 +46,7 @@ class Tokenizer {
   /// - model: BPE with vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token
   /// - added_tokens: special or not, normalized or not; without lstrip, rstrip, single_word
   /// - decoder: ByteLevel
-  /// - post_processor: of a TemplateProcessing the tokens before the text; else nothing
+  /// - post_processor: null, ByteLevel, TemplateProcessing (the tokens before the text), or a Sequence of them
   ///
   /// @param name_for_errors  how messages call the text, usually its path
   /// @throws std::invalid_argument for anything else, with the field, what stands there and what could
