@@ -21,14 +21,6 @@ std::vector<Json> read_lines(const fs::path& path) {
   return lines;
 }
 
-Json read_file(const fs::path& path) {
-  std::ifstream file(path);
-  const Json content = Json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!content.is_object())
-    throw std::invalid_argument(path.string() + " is missing or no JSON object; `eval --json` writes it");
-  return content;
-}
-
 /// The figures of an evaluation that the table shows, by name; null where there was nothing to count.
 Json figures(const Json& evaluation) {
   Json result = Json::object();
@@ -100,8 +92,8 @@ void report(const Config& config) {
   const auto metrics = read_lines(directory / "metrics.jsonl");
   if (metrics.empty())
     throw std::invalid_argument((directory / "metrics.jsonl").string() + " is empty: train the run first");
-  const Json before = figures(read_file(directory / "before.json")),
-             after = figures(read_file(directory / "after.json"));
+  const auto read = [&](const char* name) { return figures(read_json(directory / name, "`eval --json` writes it")); };
+  const Json before = read("before.json"), after = read("after.json");
 
   std::printf("\n%-34s %10s %10s\n", "on problems never trained on", "before", "after");
   for (const auto& [name, value] : before.items()) {
