@@ -344,6 +344,42 @@ TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each 
   CHECK(json::parse(responses[23])["problem"] == 5);
 }
 
+TEST_CASE("report shows before and after, writes the curve and judges by earlier seeds") {
+  const fs::path run = run_path("reported");
+  REQUIRE(tiny_zero(training("reported", kGrpo, /*steps=*/6)).code == 0);
+  for (const std::string stage : {"before", "middle", "after"}) {
+    const Result result = tiny_zero("eval --model " + base_model() + common() + " --eval-problems 6 --greedy=false" +
+                                    " --max-response-tokens 16 --json " + (run / stage).string() +
+                                    ".json --responses " + (run / stage).string() + ".jsonl");
+    REQUIRE(result.code == 0);
+  }
+  const std::string arguments = "report" + common() + " --name reported --expected ";
+  const Result first = tiny_zero(arguments + "''");
+  CHECK(first.code == 0);
+  for (const std::string part : {"accuracy", "response tokens", "--- before, reward", "--- after, reward"}) {
+    CAPTURE(part);
+    CHECK(contains(first.output, part));
+  }
+  CHECK(!contains(first.output, "expected band"));
+  const json summary = json::parse(read_file(run / "summary.json"));
+  CHECK(summary["steps"] == 6);
+  CHECK(summary["accuracy"].size() == 6);
+  CHECK(summary["before"] == summary["after"]);  // the same model
+  CHECK(read_lines(run / "curve.tsv").size() == 7);
+
+  const fs::path earlier = workplace() / "earlier.jsonl";
+  json other = summary;
+  other["after"]["response tokens"] = summary["after"]["response tokens"].get<double>() * 2;
+  std::ofstream(earlier) << summary << '\n' << other << '\n';
+  CHECK(contains(tiny_zero(arguments + earlier.string()).output, "The run lies in the expected band."));
+  std::ofstream(earlier) << other << '\n';
+  CHECK(contains(tiny_zero(arguments + earlier.string()).output, "The run lies outside the expected band."));
+  fs::remove(run / "after.json");
+  const Result missing = tiny_zero(arguments + "''");
+  CHECK(missing.code == 1);
+  CHECK(contains(missing.output, "after.json"));
+}
+
 TEST_CASE("generate shows a problem's response and reward, the same each time, or continues a prompt") {
   const std::string arguments = "generate --model " + base_model() + common() + " --max-response-tokens 16 --samples 2";
   const Result first = tiny_zero(arguments + " --problem 0");
