@@ -199,19 +199,16 @@ TEST_CASE("token_log_probs does not change where one chunk of logits ends [T24]"
   CHECK(largest_difference(grads[1], expected[1]) < 1e-5);
 }
 
-TEST_CASE("sample_tokens equals its twin, and its log-probs are log_softmax(logits / T) [T8]") {
+TEST_CASE("sample_tokens gives log softmax(logits / T), and to each row what it gets alone [T8]") {
   const Tensor logits = noise({200, 77}, 15) * 3;
   const Tensor uniforms = torch::rand({200}, at::detail::createCPUGenerator(16), torch::kFloat64);
   for (const double temperature : {0.0, 0.6, 1.0, 1.7}) {
     CAPTURE(temperature);
     const auto sampled = sample_tokens(logits, uniforms, temperature, 1.0);
-    const auto twin = sample_tokens_reference(logits, uniforms, temperature, 1.0);
-    CHECK(torch::equal(sampled.ids, twin.ids));
     const double divisor = temperature == 0 ? 1.0 : temperature;
     const Tensor law = torch::log_softmax(logits.to(torch::kFloat64) / divisor, 1);
     const Tensor expected = law.gather(1, sampled.ids.unsqueeze(1)).squeeze(1);
     CHECK(largest_difference(sampled.log_probs, expected) < 1e-5);
-    CHECK(largest_difference(twin.log_probs, expected) < 1e-5);
     if (temperature == 0) CHECK(torch::equal(sampled.ids, logits.argmax(1)));
     const auto alone = sample_tokens(logits.slice(0, 50, 51), uniforms.slice(0, 50, 51), temperature, 1.0);
     CHECK(alone.ids.item<int64_t>() == sampled.ids[50].item<int64_t>());
@@ -259,7 +256,6 @@ TEST_CASE("a token without probability is never drawn, whatever the uniform numb
       CAPTURE(uniform);
       const Tensor uniforms = torch::full({kRows}, uniform, torch::kFloat64);
       CHECK(torch::isfinite(sample_tokens(logits, uniforms, 1.0, 1.0).log_probs).all().item<bool>());
-      CHECK(torch::isfinite(sample_tokens_reference(logits, uniforms, 1.0, 1.0).log_probs).all().item<bool>());
     }
   }
 }

@@ -76,7 +76,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const auto rows = static_cast<double>(groups * config.group_size), prompt = static_cast<double>(longest_prompt);
   const int64_t longest = longest_prompt + config.max_response_tokens;
   const double cache = layers * rows * 2 * kv_width * static_cast<double>((longest + 15) / 16 * 16) * element;
-  const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * (cuda ? 28 : 8) +
+  const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * 20 +
                           static_cast<double>(groups) * prompt * (3 * f + width + 4 * d) * element;
 
   // Update: what the backward pass needs of each layer (the inputs of two norms and four products, q, k and v), then on

@@ -95,7 +95,5 @@ struct SampledTokens {
 /// @param top_p  keep the likeliest tokens until their mass reaches it; 1 keeps all
 SampledTokens sample_tokens(const torch::Tensor& logits, const torch::Tensor& uniforms, double temperature,
                             double top_p);
-SampledTokens sample_tokens_reference(const torch::Tensor& logits, const torch::Tensor& uniforms, double temperature,
-                                      double top_p);
 
 }  // namespace tiny_zero

@@ -1,11 +1,8 @@
 // From hidden states to the log-probability of a token: the language-model head, scored and sampled.
 
-#include <ATen/Parallel.h>
-
 #include <cmath>
 
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/kernels/vec.h"
 
 namespace tiny_zero {
 namespace {
@@ -13,8 +10,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
-using vec::f32x16;
-using vec::kLanes;
 
 constexpr int64_t kChunkElements = int64_t{1} << 25;  // logits that exist at once: 128 MiB in float32
 
@@ -71,39 +66,6 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
   }
 };
 
-/// One row of sample_tokens(): the id and its log-prob. `weights` is scratch of at least the padded vocabulary.
-std::pair<int64_t, float> sample_row(const float* logits, int64_t vocab_size, double uniform, double temperature,
-                                     float* weights) {
-  const int64_t padded = (vocab_size + kLanes - 1) / kLanes * kLanes;
-  const bool greedy = temperature == 0;
-  const float inverse = greedy ? 1.0F : static_cast<float>(1 / temperature);
-  std::copy_n(logits, vocab_size, weights);
-  std::fill(weights + vocab_size, weights + padded, -INFINITY);
-  f32x16 largest = vec::load(weights);
-  for (int64_t v = kLanes; v < padded; v += kLanes) largest = vec::max(largest, vec::load(weights + v));
-  const float top = vec::max(largest);
-  for (int64_t v = 0; v < padded; v += kLanes) {
-    vec::store(weights + v, vec::exp((vec::load(weights + v) - top) * inverse));
-  }
-  double total = 0;
-  for (int64_t v = 0; v < vocab_size; ++v) {
-    if (logits[v] == -INFINITY) weights[v] = 0;  // exp() ends at e^-87, not at 0
-    total += weights[v];
-  }
-  int64_t id = 0;
-  if (greedy) {
-    id = std::max_element(logits, logits + vocab_size) - logits;
-  } else {
-    const double threshold = uniform * total;
-    double mass = 0;
-    for (int64_t v = 0; v < vocab_size; ++v) {
-      if (weights[v] > 0) id = v;  // if rounding keeps the mass below the threshold, the last possible token
-      if ((mass += weights[v]) > threshold) break;
-    }
-  }
-  return {id, (logits[id] - top) * inverse - static_cast<float>(std::log(total))};
-}
-
 }  // namespace
 
 Tensor head_logits(const Tensor& hidden, const Tensor& weight, int64_t vocab_size) {
@@ -136,25 +98,6 @@ SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double
                   uniforms.size(0) == logits.size(0) && temperature >= 0 && top_p > 0,
               "sample_tokens: want float32 logits (B, V), uniforms (B,), temperature >= 0, top_p > 0, got ",
               logits.sizes(), ", ", uniforms.sizes(), ", ", temperature, ", ", top_p);
-  if (!logits.is_cpu() || top_p < 1) return sample_tokens_reference(logits, uniforms, temperature, top_p);
-  const int64_t batch = logits.size(0), vocab_size = logits.size(1);
-  const Tensor rows = logits.contiguous();
-  Tensor ids = torch::empty({batch}, torch::kInt64), log_probs = torch::empty({batch}, torch::kFloat32);
-  const float* from = rows.data_ptr<float>();
-  const double* uniform = uniforms.data_ptr<double>();
-  int64_t* id = ids.data_ptr<int64_t>();
-  float* log_prob = log_probs.data_ptr<float>();
-  at::parallel_for(0, batch, /*grain_size=*/32, [&](int64_t begin, int64_t end) {
-    std::vector<float> weights(vocab_size + kLanes);
-    for (int64_t b = begin; b < end; ++b) {
-      std::tie(id[b], log_prob[b]) =
-          sample_row(from + b * vocab_size, vocab_size, uniform[b], temperature, weights.data());
-    }
-  });
-  return {ids, log_probs};
-}
-
-SampledTokens sample_tokens_reference(const Tensor& logits, const Tensor& uniforms, double temperature, double top_p) {
   Tensor log_probs = torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
   if (temperature > 0 && top_p < 1) {
     const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
@@ -167,7 +110,7 @@ SampledTokens sample_tokens_reference(const Tensor& logits, const Tensor& unifor
   if (temperature == 0) {
     ids = logits.argmax(/*dim=*/-1, /*keepdim=*/true);
   } else {
-    const Tensor cumulative = log_probs.to(torch::kFloat64).exp().cumsum(/*dim=*/-1);
+    const Tensor cumulative = log_probs.to(torch::kFloat64).exp_().cumsum_(/*dim=*/-1);
     const Tensor threshold = uniforms.to(logits.device()).unsqueeze(1) * cumulative.slice(/*dim=*/1, -1);
     ids = torch::searchsorted(cumulative, threshold, /*out_int32=*/false, /*right=*/true).clamp_max(logits.size(1) - 1);
   }
