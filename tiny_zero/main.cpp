@@ -65,7 +65,7 @@ std::vector<Verb> make_verbs() {
            "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", \"extracted\", "
            "\"reason\"}",
            {"task"},
-           [](const Config& config, const Settings&, const Task& task) { grade_lines(config, task); },
+           [](const Config&, const Settings&, const Task& task) { grade_lines(task); },
            /*pipe=*/true},
           {"decontaminate",
            "drop training problems that share ten words in a row with a test problem",
@@ -155,6 +155,10 @@ int main(int argc, char** argv) try {
       std::find_if(verbs.begin(), verbs.end(), [&](const Verb& candidate) { return candidate.name == name; });
   if (verb == verbs.end())
     throw std::invalid_argument("there is no verb \"" + name + "\"; tiny_zero --help lists them");
+  if (verb->pipe) {  // reads and writes in blocks
+    std::ios::sync_with_stdio(false);
+    std::cin.tie(nullptr);
+  }
 
   Config config;
   Settings settings = config.settings();

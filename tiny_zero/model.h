@@ -102,8 +102,8 @@ class Model {
   /// @return float32 logits after the last token of each prompt, (S, used_vocab_size)
   torch::Tensor prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, int64_t copies) const;
   /// One more token for some rows of the cache.
-  /// @param ids, rows, positions  (B,) int64 on the CPU; rows distinct, in order if they are all   @return float32
-  /// logits (B, used_vocab_size)
+  /// @param ids, rows, positions  (B,) int64 on the CPU; rows distinct, in order if they are all
+  /// @return float32 logits (B, used_vocab_size)
   torch::Tensor decode(const torch::Tensor& ids, const torch::Tensor& rows, const torch::Tensor& positions,
                        std::vector<KvCache>& cache) const;
 

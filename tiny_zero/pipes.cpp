@@ -25,8 +25,6 @@ std::filesystem::path model_directory(const Config& config) {
 
 void for_each_line(const std::function<void(const Json&)>& act, std::istream& in = std::cin,
                    const std::string& name = "standard input") {
-  std::ios::sync_with_stdio(false);
-  std::cin.tie(nullptr);
   std::string line;
   for (int64_t number = 1; !interrupted() && std::getline(in, line); ++number) {
     try {
@@ -146,7 +144,7 @@ void generate(const Config& config, const Task& task) {
   }
 }
 
-void grade_lines(const Config&, const Task& task) {
+void grade_lines(const Task& task) {
   for_each_line([&](const Json& line) {
     const bool whole = line.contains("response");
     const Problem problem{"", line.at("gold").get<std::string>()};

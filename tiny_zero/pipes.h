@@ -26,7 +26,7 @@ void generate(const Config& config, const Task& task);
 
 /// {"gold", "candidate"}, a bare answer, or {"gold", "response"} -> {"correct", "extracted", "reason"}, by the task's
 /// rule. "finished": false tells that the response was cut at the length limit.
-void grade_lines(const Config& config, const Task& task);
+void grade_lines(const Task& task);
 
 /// Every ten words in a row of a text, lower case, without punctuation; of a shorter text all its words together.
 std::vector<std::string> ten_grams(const std::string& text);

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace tiny_zero {
 
@@ -26,9 +27,17 @@ inline uint64_t random_bits(uint64_t seed, Stream stream, uint64_t a = 0, uint64
   return state;
 }
 
-/// Uniform in [0, 1), 53 bits.
+/// Bits that a text stands for, the same on every machine.
+inline uint64_t mix_text(std::string_view text, uint64_t state = 0) {
+  for (const char c : text) state = mix_bits(state ^ static_cast<unsigned char>(c));
+  return state;
+}
+
+/// Bits as a number in [0, 1), by 53 of them.
+inline double unit_interval(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1.0p-53; }
+
 inline double random_uniform(uint64_t seed, Stream stream, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
-  return static_cast<double>(random_bits(seed, stream, a, b, c) >> 11) * 0x1.0p-53;
+  return unit_interval(random_bits(seed, stream, a, b, c));
 }
 
 /// A sequence of random numbers for tasks: the same three keys give the same sequence on every machine.
@@ -41,7 +50,7 @@ class Random {
     __extension__ using Wide = unsigned __int128;
     return min + static_cast<int64_t>((static_cast<Wide>(max - min) + 1) * next() >> 64);
   }
-  bool chance(double probability) { return static_cast<double>(next() >> 11) * 0x1p-53 < probability; }
+  bool chance(double probability) { return unit_interval(next()) < probability; }
 
  private:
   uint64_t state_;
@@ -60,6 +69,12 @@ inline size_t shuffled(size_t index, size_t size, Random random) {
     }
   } while (index >= size);
   return index;
+}
+
+/// Place in [0, size) of draw `index`, which has no end: everything once in a random order, then in another one.
+inline size_t dealt(int64_t index, size_t size, uint64_t seed, uint64_t stream) {
+  const auto at = static_cast<uint64_t>(index);
+  return shuffled(at % size, size, Random(seed, stream, at / size));
 }
 
 }  // namespace tiny_zero

@@ -10,6 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "tiny_zero/files.h"
+
 namespace tiny_zero::countdown {
 namespace {
 
@@ -53,11 +55,7 @@ std::vector<Puzzle> read_rows(const std::string& path) {
   std::ifstream file(path);
   if (!file) throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of Countdown problems");
   std::vector<Puzzle> rows;
-  std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    rows.push_back(read_row(line, path + ":" + std::to_string(number)));
-  }
+  for_each_row(file, path, [&](const auto& line, const auto& place) { rows.push_back(read_row(line, place)); });
   if (rows.empty()) throw std::invalid_argument(path + ": found no problem, want at least one line");
   return rows;
 }
@@ -143,7 +141,7 @@ void Countdown::prepare(uint64_t seed) {
 
 bool Countdown::in_test(const Puzzle& puzzle) const {
   if (!test_keys_.empty()) return test_keys_.contains(key(puzzle));
-  return static_cast<double>(key(puzzle) >> 11) * 0x1p-53 < options.test_share;
+  return unit_interval(key(puzzle)) < options.test_share;
 }
 
 Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const {
@@ -166,15 +164,13 @@ Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const
 
 Problem Countdown::problem(Split split, int64_t index) const {
   const auto& rows = rows_[static_cast<size_t>(split)];
-  const auto at = static_cast<uint64_t>(index);
   Puzzle puzzle;
   if (rows.empty()) {
-    Random random(seed_, kTrain, at);
+    Random random(seed_, kTrain, static_cast<uint64_t>(index));
     puzzle = generate(split, random);
-  } else if (split == Split::train) {
-    puzzle = rows[shuffled(at % rows.size(), rows.size(), Random(seed_, kEpochs, at / rows.size()))];
   } else {
-    puzzle = rows[at % rows.size()];
+    puzzle = rows[split == Split::train ? dealt(index, rows.size(), seed_, kEpochs)
+                                        : static_cast<size_t>(index) % rows.size()];
   }
   return {prompt(puzzle), reference(puzzle)};
 }

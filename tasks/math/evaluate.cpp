@@ -16,11 +16,6 @@ constexpr uint64_t kRootsOfMinusOne[] = {583529827753931384, 966685122347009555}
 constexpr int64_t kMaxFactorial = 3000;
 constexpr size_t kMaxDecimalDigits = 12;
 
-uint64_t hash(std::string_view text, uint64_t seed) {
-  for (const char c : text) seed = mix_bits(seed ^ static_cast<unsigned char>(c));
-  return seed;
-}
-
 /// a b modulo prime k, as 2^61 is its offset there.
 uint64_t times(uint64_t a, uint64_t b, int k) {
   Wide product = static_cast<Wide>(a) * b;
@@ -99,9 +94,9 @@ Value number(const Node& node) {
 }
 
 Value symbol(const std::string& name, int point, bool signs) {
-  const auto bits = static_cast<long double>(hash(name, static_cast<uint64_t>(point)) >> 11);
+  const auto bits = static_cast<long double>(mix_text(name, static_cast<uint64_t>(point)) >> 11);
   const long double x = (signs && point % 2 == 1 ? -1 : 1) * (point < 2 ? 1 : 8) * (0.3L + 3 * bits * 0x1p-53L);
-  Value value{true, {hash(name, kPrimes[0]) % kPrimes[0], hash(name, kPrimes[1]) % kPrimes[1]}, x};
+  Value value{true, {mix_text(name, kPrimes[0]) % kPrimes[0], mix_text(name, kPrimes[1]) % kPrimes[1]}, x};
   if (name == "i") value = {true, {kRootsOfMinusOne[0], kRootsOfMinusOne[1]}, {0, 1}};
   if (name == "pi") value.approximate = std::acos(-1.0L);
   if (name == "e") value.approximate = std::exp(1.0L);
@@ -122,8 +117,8 @@ Value call(const std::string& name, const Value& x) {
   if (name == "floor" && z.imag() == 0) return {false, {}, std::floor(z.real())};
   if (name == "ceil" && z.imag() == 0) return {false, {}, std::ceil(z.real())};
   if (!name.starts_with("unknown ")) return {};
-  Value value{x.exact, {}, std::sin(z * (1.0L + static_cast<long double>(hash(name, 0) % 1000) / 500))};
-  for (int k = 0; k < 2; ++k) value.residues[k] = mix_bits(hash(name, 0) ^ x.residues[k]) % kPrimes[k];
+  Value value{x.exact, {}, std::sin(z * (1.0L + static_cast<long double>(mix_text(name, 0) % 1000) / 500))};
+  for (int k = 0; k < 2; ++k) value.residues[k] = mix_bits(mix_text(name, 0) ^ x.residues[k]) % kPrimes[k];
   return value;
 }
 

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "tasks/math/grader.h"
+#include "tiny_zero/files.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/tokenizer.h"
 
@@ -51,27 +52,21 @@ std::vector<Row> read_rows(const std::string& path) {
   std::istream& in = path.empty() ? static_cast<std::istream&>(sample) : file;
   if (!in) throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of problems");
   std::vector<Row> rows;
-  std::string line, left_out;
-  for (int64_t number = 1; std::getline(in, line); ++number) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string place = path + ":" + std::to_string(number);
+  std::string left_out;
+  for_each_row(in, path, [&](const std::string& line, const std::string& place) {
     Row row = read_row(line, place);
     if (!readable(row.answer)) {
       left_out += "\n  " + place + ": " + row.answer;
     } else {
       rows.push_back(std::move(row));
     }
-  }
+  });
   if (!left_out.empty()) std::cerr << "math: left out, as the grader cannot read the reference:" << left_out << '\n';
   return rows;
 }
 
 /// Where a problem falls between 0 and 1, the same whatever the seed and the other rows.
-double place_of(const std::string& problem) {
-  const uint64_t bits = std::accumulate(problem.begin(), problem.end(), uint64_t{0},
-                                        [](uint64_t sum, char c) { return mix_bits(sum ^ static_cast<uint8_t>(c)); });
-  return static_cast<double>(bits >> 11) * 0x1p-53;
-}
+double place_of(const std::string& problem) { return unit_interval(mix_text(problem)); }
 
 }  // namespace
 
@@ -147,8 +142,7 @@ void Math::prepare(uint64_t seed) {
 
 const Row& Math::train_row(Sequence sequence, int64_t index) const {
   const auto& rows = rows_[static_cast<size_t>(Split::train)];
-  const auto at = static_cast<uint64_t>(index);
-  return rows[shuffled(at % rows.size(), rows.size(), Random(seed_, sequence, at / rows.size()))];
+  return rows[dealt(index, rows.size(), seed_, sequence)];
 }
 
 Problem Math::problem(Split split, int64_t index) const {

@@ -540,8 +540,8 @@ class Parser {
     const bool named = open == "\\{" && peek().type == Token::letter && (peek(1).is(":") || peek(1).is("|"));
     if (named) next(), next();  // "x :", "x |"
     Node node = list();
-    const bool described = named || (open == "\\{" && take("mid"));
-    if (described && !named) node = relation();
+    const bool mid = !named && open == "\\{" && take("mid"), described = named || mid;
+    if (mid) node = relation();
     const std::string close = next().text;
     const bool round = open == "(" || open == "[", listed = node.kind == Kind::set && node.name[0] == ',';
     if (round ? close != ")" && close != "]" : close != (open == "{" ? "}" : "\\}")) fail();

@@ -58,8 +58,7 @@ void store_keys_values(KvCache& cache, const torch::Tensor& qkv, const Rope& rop
                        const torch::Tensor& rows, const torch::Tensor& positions);
 
 /// One new token per row: stores its key and value, then attends to everything the row holds. Not differentiable.
-/// @param qkv (B, (H + 2K) D)   @param rows (B,) int64, distinct; in order if they are all   @param positions (B,)
-/// int64
+/// @param qkv (B, (H + 2K) D)   @param rows, positions  (B,) int64; rows distinct, in order if they are all
 /// @param length  the largest position + 1, which a GPU would have to be waited for   @return (B, H D)
 torch::Tensor cached_attention(KvCache& cache, const torch::Tensor& qkv, const Rope& rope, const AttentionShape& shape,
                                const torch::Tensor& rows, const torch::Tensor& positions, int64_t length);
