@@ -1,7 +1,8 @@
-// Feeds mutated files to the two parsers that read what others wrote, built with address and undefined sanitizers:
+// Feeds mutated files to the two parsers that read what others wrote, built with address and
+// undefined sanitizers:
 //   make fuzz SECONDS=600
-// A file may be read or refused with the documented exception; anything else ends the program with the file's bytes in
-// fuzz_failure. Files that were read become new starting points.
+// A file may be read or refused with the documented exception; anything else ends the program with
+// the file's bytes in fuzz_failure. Files that were read become new starting points.
 
 #include <chrono>
 #include <cstdio>
@@ -13,8 +14,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "tiny_zero/safetensors_header.h"
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/files/safetensors_header.h"
+#include "tiny_zero/files/tokenizer.h"
 
 namespace {
 
@@ -68,7 +69,8 @@ const std::vector<std::string> kWords{"\"dtype\"",
 
 std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
   for (size_t changes = 1 + below(4); changes > 0; --changes) {
-    const size_t at = below(bytes.size() + 1), length = below(std::min<size_t>(bytes.size() - at, 64) + 1);
+    const size_t at = below(bytes.size() + 1),
+                 length = below(std::min<size_t>(bytes.size() - at, 64) + 1);
     const std::string& word = kWords[below(kWords.size())];
     switch (below(9)) {
       case 0:
@@ -93,7 +95,8 @@ std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
         const size_t digit = bytes.find_first_of("0123456789", at);
         if (digit == std::string::npos) break;
         const size_t end = std::min(bytes.find_first_not_of("0123456789", digit), bytes.size());
-        bytes.replace(digit, end - digit, below(2) ? kWords[10 + below(7)] : std::to_string(below(300)));
+        bytes.replace(digit, end - digit,
+                      below(2) ? kWords[10 + below(7)] : std::to_string(below(300)));
         break;
       }
       case 7:
@@ -110,8 +113,11 @@ std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
 
 /// The header's length as its first eight bytes, right more often than not.
 std::string with_length(const std::string& header, size_t data_bytes) {
-  uint64_t length = below(8) ? header.size() : below(3) ? below(2 * header.size() + 1) : random_bits();
-  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + header + std::string(data_bytes, '\0');
+  uint64_t length = below(8)   ? header.size()
+                    : below(3) ? below(2 * header.size() + 1)
+                               : random_bits();
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + header +
+         std::string(data_bytes, '\0');
 }
 
 void check(bool good, const char* what) {
@@ -148,10 +154,12 @@ bool try_tokenizer(const std::string& file) {
   std::optional<Tokenizer> tokenizer;
   if (!accepts([&] { tokenizer = Tokenizer::from_json(file, "fuzz"); })) return false;
   std::string text = "use 3,8 once. I'll e\u0301 \u4e2d\u6587 \xff\n\n <|end|>the the 12345";
-  for (size_t i = below(6); i > 0; --i) text.insert(below(text.size()), 1, static_cast<char>(random_bits()));
+  for (size_t i = below(6); i > 0; --i)
+    text.insert(below(text.size()), 1, static_cast<char>(random_bits()));
   accepts([&] {
     const auto ids = tokenizer->encode(text);
-    for (const int64_t id : ids) check(id >= 0 && id < static_cast<int64_t>(tokenizer->vocab_size()), "id");
+    for (const int64_t id : ids)
+      check(id >= 0 && id < static_cast<int64_t>(tokenizer->vocab_size()), "id");
     tokenizer->decode(ids);
   });
   return true;
@@ -179,7 +187,8 @@ int main(int argc, char** argv) {
   }
   // Small files, so that every part is hit often.
   for (int i = 0; i < argc; ++i) {
-    seeds.push_back(safetensors ? R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})" : R"({"version":"1.0",
+    seeds.push_back(safetensors ? R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})"
+                                : R"({"version":"1.0",
       "added_tokens":[{"id":6,"content":"<|end|>","lstrip":false,"normalized":true,"special":true}],
       "normalizer":{"type":"NFC"}, "decoder":{"type":"ByteLevel"}, "pre_tokenizer":{"type":"Sequence","pretokenizers":[
         {"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}]},
@@ -197,7 +206,8 @@ int main(int argc, char** argv) {
       if (!(safetensors ? try_safetensors(file) : try_tokenizer(file))) continue;
     } catch (const std::exception& error) {
       std::ofstream("fuzz_failure", std::ios::binary) << file;
-      std::cerr << "fuzz: after " << files << " files, " << error.what() << "; the bytes are in fuzz_failure\n";
+      std::cerr << "fuzz: after " << files << " files, " << error.what()
+                << "; the bytes are in fuzz_failure\n";
       return 1;
     }
     ++read;

@@ -1,6 +1,7 @@
-// Fuzzes the grader of MATH: mutates and joins the answers of tests/data/fuzz_math.txt and checks what must always
-// hold. It stands alone, outside of the CMake build; for an hour of it:
-//   clang++ -std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -I. -o fuzz_math
+// Fuzzes the grader of MATH: mutates and joins the answers of tests/data/fuzz_math.txt and checks
+// what must always hold. It stands alone, outside of the CMake build; for an hour of it:
+//   clang++ -std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -I. -o
+//   fuzz_math
 //     tests/fuzz_math.cpp tasks/math/{parse,evaluate,equivalence,extract}.cpp
 //   ./fuzz_math tests/data/fuzz_math.txt 3600
 #include <algorithm>
@@ -96,7 +97,8 @@ const std::vector<std::string> kPieces = {"\\frac",
 
 std::string mutated(std::string text, const std::vector<std::string>& seeds) {
   for (size_t changes = 1 + below(6); changes > 0; --changes) {
-    const size_t at = below(text.size() + 1), count = below(text.size() - std::min(at, text.size()) + 1);
+    const size_t at = below(text.size() + 1),
+                 count = below(text.size() - std::min(at, text.size()) + 1);
     switch (below(8)) {
       case 0:
         text.erase(at, 1 + below(4));
@@ -146,16 +148,20 @@ int main(int argc, char** argv) {
   for (std::string line; std::getline(file, line);) seeds.push_back(line);
   random_bits.seed(argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 0);
   const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
   int64_t pairs = 0, read = 0, equal = 0;
   double slowest = 0;
   std::string slowest_pair;
   for (; seconds() < std::atof(argv[2]); ++pairs) {
     const std::string& seed = seeds[below(seeds.size())];
-    const std::string a = below(2) == 0 ? seed : mutated(seed, seeds), b = mutated(below(2) == 0 ? a : seed, seeds);
+    const std::string a = below(2) == 0 ? seed : mutated(seed, seeds),
+                      b = mutated(below(2) == 0 ? a : seed, seeds);
     const std::clock_t before = std::clock();
     const Verdict verdict = compare(a, b);
-    const double took = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;  // of the processor
+    const double took =
+        static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;  // of the processor
     if (took > slowest) {
       slowest = took;
       slowest_pair = a + "   and   " + b;
@@ -163,15 +169,18 @@ int main(int argc, char** argv) {
     const Verdict self = compare(a, a);
     require(verdict.equal == compare(a, b).equal, "not deterministic", a, b);
     require(verdict.equal == (verdict.reason == "equal"), "the reason contradicts", a, b);
-    if (verdict.equal) require(self.reason != "the reference cannot be read", "equal to what cannot be read", a, b);
-    const std::string response = "<answer>" + a + "\\boxed{" + b + "}</answer>" + (below(2) == 0 ? a : "");
-    for (const auto& answer :
-         {extract_answer(response), extract_boxed(a + b), extract_last_number(b), extract_tagged(b)}) {
+    if (verdict.equal)
+      require(self.reason != "the reference cannot be read", "equal to what cannot be read", a, b);
+    const std::string response =
+        "<answer>" + a + "\\boxed{" + b + "}</answer>" + (below(2) == 0 ? a : "");
+    for (const auto& answer : {extract_answer(response), extract_boxed(a + b),
+                               extract_last_number(b), extract_tagged(b)}) {
       if (answer) require(!answer->empty(), "an empty answer", a, b);
     }
     read += self.equal;
     equal += verdict.equal;
   }
-  std::cout << pairs << " pairs, " << read << " readable references, " << equal << " equal, slowest " << slowest * 1e3
-            << " ms: " << slowest_pair.substr(0, 300) << "\nnothing found\n";
+  std::cout << pairs << " pairs, " << read << " readable references, " << equal
+            << " equal, slowest " << slowest * 1e3 << " ms: " << slowest_pair.substr(0, 300)
+            << "\nnothing found\n";
 }

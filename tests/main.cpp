@@ -1,4 +1,5 @@
-// Runs every TEST_CASE that is linked in. `build/tests --help` lists doctest's options, such as -tc='policy_loss*'.
+// Runs every TEST_CASE that is linked in. `build/tests --help` lists doctest's options, such as
+// -tc='policy_loss*'.
 
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>

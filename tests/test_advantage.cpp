@@ -27,7 +27,9 @@ Tensor in_group(std::vector<float> rewards, GroupStd deviation, double epsilon =
 
 }  // namespace
 
-TEST_CASE("token_rewards: the reward falls on the last sampled token, the KL penalty on every token [T15]") {
+TEST_CASE(
+    "token_rewards: the reward falls on the last sampled token, the KL penalty on every token "
+    "[T15]") {
   const Tensor rewards = torch::tensor({1.0F, -1.0F}), mask = mask_of({3, 1}, 3);
   CHECK(torch::equal(token_rewards(rewards, mask, Tensor(), 0.5),
                      torch::tensor({{0.0F, 0.0F, 1.0F}, {-1.0F, 0.0F, 0.0F}})));
@@ -38,9 +40,10 @@ TEST_CASE("token_rewards: the reward falls on the last sampled token, the KL pen
 }
 
 TEST_CASE("generalized_advantages equals GAE worked by hand, and padding changes nothing [T14]") {
-  // First row: r = 0, 0, 1 and V = 0.5, 0.25, 0.5, terminal value 0. Second row: one token with r = 2 and V = 1, so
-  // that A = 2 + gamma * 0 - 1 whatever the padding holds.
-  const Tensor rewards = torch::tensor({{0.0F, 0.0F, 1.0F}, {2.0F, 0.0F, 0.0F}}), mask = mask_of({3, 1}, 3);
+  // First row: r = 0, 0, 1 and V = 0.5, 0.25, 0.5, terminal value 0. Second row: one token with r =
+  // 2 and V = 1, so that A = 2 + gamma * 0 - 1 whatever the padding holds.
+  const Tensor rewards = torch::tensor({{0.0F, 0.0F, 1.0F}, {2.0F, 0.0F, 0.0F}}),
+               mask = mask_of({3, 1}, 3);
   struct Case {
     double gamma, lambda;
     std::vector<float> advantages, returns;
@@ -61,24 +64,31 @@ TEST_CASE("generalized_advantages equals GAE worked by hand, and padding changes
       CAPTURE(poison);
       const Tensor values = torch::tensor({{0.5F, 0.25F, 0.5F}, {1.0F, poison, poison}});
       const Gae gae = generalized_advantages(rewards, values, mask, gamma, lambda);
-      CHECK(close(gae.advantages, torch::stack({torch::tensor(advantages), torch::tensor({1.0F, 0.0F, 0.0F})})));
-      CHECK(close(gae.returns, torch::stack({torch::tensor(returns), torch::tensor({2.0F, 0.0F, 0.0F})})));
+      CHECK(close(gae.advantages,
+                  torch::stack({torch::tensor(advantages), torch::tensor({1.0F, 0.0F, 0.0F})})));
+      CHECK(close(gae.returns,
+                  torch::stack({torch::tensor(returns), torch::tensor({2.0F, 0.0F, 0.0F})})));
     }
   }
   CHECK_THROWS_AS(generalized_advantages(rewards, torch::zeros({2, 2}), mask, 1, 1), c10::Error);
 }
 
 TEST_CASE("group_advantages equals outcome supervision worked by hand: n - 1, n, none, epsilon") {
-  // {0, 0, 0, 4}: mean 1, squares 1 + 1 + 1 + 9 = 12, deviation sqrt(12 / 3) = 2 or sqrt(12 / 4) = sqrt 3
-  CHECK(close(in_group({0, 0, 0, 4}, GroupStd::sample), torch::tensor({-0.5F, -0.5F, -0.5F, 1.5F})));
+  // {0, 0, 0, 4}: mean 1, squares 1 + 1 + 1 + 9 = 12, deviation sqrt(12 / 3) = 2 or sqrt(12 / 4) =
+  // sqrt 3
+  CHECK(
+      close(in_group({0, 0, 0, 4}, GroupStd::sample), torch::tensor({-0.5F, -0.5F, -0.5F, 1.5F})));
   CHECK(close(in_group({0, 0, 0, 4}, GroupStd::population),
               torch::tensor({-0.577350F, -0.577350F, -0.577350F, 1.732051F})));
   CHECK(close(in_group({0, 0, 0, 4}, GroupStd::none), torch::tensor({-1.0F, -1.0F, -1.0F, 3.0F})));
-  CHECK(close(in_group({0, 0, 0, 4}, GroupStd::sample, /*epsilon=*/0.5), torch::tensor({-0.4F, -0.4F, -0.4F, 1.2F})));
+  CHECK(close(in_group({0, 0, 0, 4}, GroupStd::sample, /*epsilon=*/0.5),
+              torch::tensor({-0.4F, -0.4F, -0.4F, 1.2F})));
   // Groups lie one after another: {1, 3} and {10, 30} have means 2 and 20.
-  CHECK(close(group_advantages(torch::tensor({1.0F, 3.0F, 10.0F, 30.0F}), 2, GroupStd::none, 0, Baseline::mean),
+  CHECK(close(group_advantages(torch::tensor({1.0F, 3.0F, 10.0F, 30.0F}), 2, GroupStd::none, 0,
+                               Baseline::mean),
               torch::tensor({-1.0F, 1.0F, -10.0F, 10.0F})));
-  CHECK_THROWS_AS(group_advantages(torch::zeros({5}), 2, GroupStd::none, 0, Baseline::mean), c10::Error);
+  CHECK_THROWS_AS(group_advantages(torch::zeros({5}), 2, GroupStd::none, 0, Baseline::mean),
+                  c10::Error);
 }
 
 TEST_CASE("group_advantages with leave-one-out subtracts the mean of the others [RLOO]") {
@@ -96,8 +106,9 @@ TEST_CASE("group_advantages of equal rewards are exactly 0, though their mean is
         for (const auto baseline : {Baseline::mean, Baseline::leave_one_out}) {
           CAPTURE(size);
           CAPTURE(reward);
-          CHECK(torch::equal(group_advantages(torch::full({size}, reward), size, deviation, 0, baseline),
-                             torch::zeros({size})));
+          CHECK(torch::equal(
+              group_advantages(torch::full({size}, reward), size, deviation, 0, baseline),
+              torch::zeros({size})));
         }
       }
     }
@@ -105,8 +116,8 @@ TEST_CASE("group_advantages of equal rewards are exactly 0, though their mean is
 }
 
 TEST_CASE("group_advantages survive a large offset: the variance is two-pass [T6]") {
-  // Deviations -1.5, -0.5, 0.5, 1.5; squares sum to 5; sqrt(5 / 3) = 1.290994. In float32, E[x^2] - E[x]^2 near 1e12 is
-  // noise.
+  // Deviations -1.5, -0.5, 0.5, 1.5; squares sum to 5; sqrt(5 / 3) = 1.290994. In float32, E[x^2] -
+  // E[x]^2 near 1e12 is noise.
   CHECK(close(in_group({1e6F, 1e6F + 1, 1e6F + 2, 1e6F + 3}, GroupStd::sample),
               torch::tensor({-1.161895F, -0.387298F, 0.387298F, 1.161895F})));
 }
@@ -114,19 +125,25 @@ TEST_CASE("group_advantages survive a large offset: the variance is two-pass [T6
 TEST_CASE("whiten takes mean and deviation from the masked entries only [T18]") {
   // 1, 3, 5: mean 3, deviation sqrt(8 / 3) = 1.632993
   const Tensor x = torch::tensor({{1.0F, 3.0F, 100.0F}, {5.0F, kNan, -7.0F}});
-  CHECK(close(whiten(x, mask_of({2, 1}, 3)), torch::tensor({{-1.224745F, 0.0F, 0.0F}, {1.224745F, 0.0F, 0.0F}})));
+  CHECK(close(whiten(x, mask_of({2, 1}, 3)),
+              torch::tensor({{-1.224745F, 0.0F, 0.0F}, {1.224745F, 0.0F, 0.0F}})));
   CHECK(torch::equal(whiten(torch::full({1, 3}, 0.1F), mask_of({3}, 3)), torch::zeros({1, 3})));
 }
 
 TEST_CASE("explained_variance by hand, padding left out") {
   const auto explained = [](std::vector<float> values, std::vector<float> returns) {
-    const auto row = [](std::vector<float>& x) { return x.push_back(kNan), torch::tensor(x).unsqueeze(0); };
+    const auto row = [](std::vector<float>& x) {
+      return x.push_back(kNan), torch::tensor(x).unsqueeze(0);
+    };
     return explained_variance(row(values), row(returns), mask_of({3}, 4));
   };
   CHECK(explained({1, 2, 3}, {1, 2, 3}) == doctest::Approx(1.0));
-  CHECK(explained({11, 12, 13}, {1, 2, 3}) == doctest::Approx(1.0));  // a constant error is not variance
+  CHECK(explained({11, 12, 13}, {1, 2, 3}) ==
+        doctest::Approx(1.0));  // a constant error is not variance
   CHECK(explained({2, 2, 2}, {1, 2, 3}) == doctest::Approx(0.0));
-  CHECK(explained({2, 2, 3}, {1, 2, 3}) == doctest::Approx(2.0 / 3.0));  // errors -1, 0, 0: variance 2/9 of 2/3
-  CHECK(explained({3, 2, 1}, {1, 2, 3}) == doctest::Approx(-3.0));       // errors -2, 0, 2: variance 8/3 of 2/3
+  CHECK(explained({2, 2, 3}, {1, 2, 3}) ==
+        doctest::Approx(2.0 / 3.0));  // errors -1, 0, 0: variance 2/9 of 2/3
+  CHECK(explained({3, 2, 1}, {1, 2, 3}) ==
+        doctest::Approx(-3.0));  // errors -2, 0, 2: variance 8/3 of 2/3
   CHECK(explained({0, 1, 2}, {1, 1, 1}) == 0.0);
 }

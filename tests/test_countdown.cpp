@@ -44,7 +44,8 @@ bool solvable(std::vector<double> left, double target) {
       for (size_t k = 0; k < left.size(); ++k) {
         if (k != i && k != j) rest.push_back(left[k]);
       }
-      for (const double value : {left[i] + left[j], left[i] - left[j], left[i] * left[j], left[i] / left[j]}) {
+      for (const double value :
+           {left[i] + left[j], left[i] - left[j], left[i] * left[j], left[i] / left[j]}) {
         rest.push_back(value);
         if (solvable(rest, target)) return true;
         rest.pop_back();
@@ -65,7 +66,8 @@ std::string canonical(const Problem& problem) {
 std::vector<std::string> split_text(const std::string& text, const std::string& separator) {
   std::vector<std::string> parts;
   size_t at = 0;
-  for (size_t end; (end = text.find(separator, at)) != std::string::npos; at = end + separator.size()) {
+  for (size_t end; (end = text.find(separator, at)) != std::string::npos;
+       at = end + separator.size()) {
     parts.push_back(text.substr(at, end - at));
   }
   parts.push_back(text.substr(at));
@@ -79,11 +81,13 @@ std::string document_reference(const std::string& document) {
   const std::string words = " once each to make ";
   const size_t at = document.find(words), line = document.find('\n');
   REQUIRE((document.starts_with("use ") && at < line && line < document.size()));
-  return document.substr(4, at - 4) + "=" + document.substr(at + words.size(), line - at - words.size());
+  return document.substr(4, at - 4) + "=" +
+         document.substr(at + words.size(), line - at - words.size());
 }
 
-/// Checks that "6-1=5,5+6=11" is true and uses exactly `numbers`; returns its last result. `key` gets the equations
-/// with the operands of + and * sorted, which is equal for attempts that compute the same.
+/// Checks that "6-1=5,5+6=11" is true and uses exactly `numbers`; returns its last result. `key`
+/// gets the equations with the operands of + and * sorted, which is equal for attempts that compute
+/// the same.
 int64_t check_attempt(const std::string& text, const Numbers& numbers, std::string& key) {
   std::multiset<int64_t> left(numbers.begin(), numbers.end());
   int64_t c = 0;
@@ -102,7 +106,8 @@ int64_t check_attempt(const std::string& text, const Numbers& numbers, std::stri
     REQUIRE(a >= b);  // the larger first
     REQUIRE(written >= 0);
     REQUIRE(written <= 199);
-    if (op == '+' || op == '*') key += std::to_string(std::min(a, b)) + op + std::to_string(std::max(a, b)) + ";";
+    if (op == '+' || op == '*')
+      key += std::to_string(std::min(a, b)) + op + std::to_string(std::max(a, b)) + ";";
     if (op == '-' || op == '/') key += std::to_string(a) + op + std::to_string(b) + ";";
     left.insert(c = written);
   }
@@ -126,7 +131,9 @@ class TemporaryFile {
 const Problem kProblem{"", "3,3,8,8=24"};
 const Problem kEasy{"", "6,6,1=11"};
 
-double share(int64_t hits, int64_t trials) { return static_cast<double>(hits) / static_cast<double>(trials); }
+double share(int64_t hits, int64_t trials) {
+  return static_cast<double>(hits) / static_cast<double>(trials);
+}
 
 }  // namespace
 
@@ -193,13 +200,16 @@ TEST_CASE("countdown: check_expression on awkward answers [T26]") {
       {"-", {3}, 3, junk},                         //
       {"+3", {3}, 3, junk},                        //
       {"99999999999999999999", {9}, 9, other},     // beyond 64 bits
-      {"3000000000*4000000000", {3000000000, 4000000000}, -6446744073709551616, value},  // would wrap to this
-      {"9223372036854775807+1", {9223372036854775807, 1}, INT64_MIN, value},             //
-      {std::string("1+2\0", 4), {1, 2}, 3, junk},                                        // NUL
-      {std::string("\0", 1), {1}, 1, junk},                                              //
-      {"1+2\xff", {1, 2}, 3, junk},                                                      // invalid UTF-8
-      {"1\xc3", {1}, 1, junk},                                                           // half a typographic sign
-      {"\xe2\x88", {1}, 1, junk},                                                        //
+      {"3000000000*4000000000",
+       {3000000000, 4000000000},
+       -6446744073709551616,
+       value},                                                                // would wrap to this
+      {"9223372036854775807+1", {9223372036854775807, 1}, INT64_MIN, value},  //
+      {std::string("1+2\0", 4), {1, 2}, 3, junk},                             // NUL
+      {std::string("\0", 1), {1}, 1, junk},                                   //
+      {"1+2\xff", {1, 2}, 3, junk},                                           // invalid UTF-8
+      {"1\xc3", {1}, 1, junk},     // half a typographic sign
+      {"\xe2\x88", {1}, 1, junk},  //
   };
   for (const Case& c : cases) {
     CAPTURE(c.text);
@@ -209,9 +219,10 @@ TEST_CASE("countdown: check_expression on awkward answers [T26]") {
 
 TEST_CASE("countdown: rationals overflow to undefined, never wrap") {
   const Rational big{INT64_MAX, 1}, least{INT64_MIN, 1}, sliver{1, INT64_MAX};
-  for (const Rational undefined : {apply('+', big, {1, 1}), apply('-', least, {1, 1}), apply('*', big, {2, 1}),
-                                   apply('/', sliver, big), apply('/', least, {-1, 1}), apply('/', {1, 1}, {0, 1}),
-                                   apply('/', {1, 1}, least), apply('+', {0, 0}, {1, 1}), apply('*', {0, 1}, {0, 0})}) {
+  for (const Rational undefined :
+       {apply('+', big, {1, 1}), apply('-', least, {1, 1}), apply('*', big, {2, 1}),
+        apply('/', sliver, big), apply('/', least, {-1, 1}), apply('/', {1, 1}, {0, 1}),
+        apply('/', {1, 1}, least), apply('+', {0, 0}, {1, 1}), apply('*', {0, 1}, {0, 0})}) {
     CHECK(undefined.den == 0);
   }
   CHECK(apply('*', big, sliver) == Rational{1, 1});  // the product overflows, the value does not
@@ -235,9 +246,9 @@ TEST_CASE("countdown: a megabyte of anything is graded without a crash") {
   CHECK(check_expression(repeat("9"), {9}, 9) == Verdict::wrong_numbers);
   CHECK(check_expression("1" + repeat("/97"), {1}, 1) == Verdict::wrong_numbers);
   Countdown task;
-  for (const char* piece :
-       {"<", "<answer>", "</answer>", "<answer></answer>", "<answer>1+1", " try ", " try 6-1=5,5+6=11 no.", "1+",
-        "1=", "not", "no. try =", "12345678", "1*1=1,", "\xff", "(", "<answer>((("}) {
+  for (const char* piece : {"<", "<answer>", "</answer>", "<answer></answer>", "<answer>1+1",
+                            " try ", " try 6-1=5,5+6=11 no.", "1+", "1=", "not",
+                            "no. try =", "12345678", "1*1=1,", "\xff", "(", "<answer>((("}) {
     CAPTURE(piece);
     const std::string response = repeat(piece);
     CHECK(task.grade(kProblem, response, true).score <= 0.1);
@@ -262,7 +273,9 @@ TEST_CASE("countdown: the answer is the last complete pair of tags [T27]") {
 
 TEST_CASE("countdown: grade gives TinyZero's three rewards") {
   Countdown task;
-  const auto score = [&](const std::string& response) { return task.grade(kProblem, response, true).score; };
+  const auto score = [&](const std::string& response) {
+    return task.grade(kProblem, response, true).score;
+  };
   CHECK(score("so</think> <answer> 8/(3-8/3) </answer>") == 1.0);
   CHECK(score("<answer>8+8+3+3</answer>") == 0.1);
   CHECK(score("<answer>about 24</answer>") == 0.1);
@@ -285,21 +298,25 @@ TEST_CASE("countdown: grade gives TinyZero's three rewards") {
   CHECK(score("<answer>8/(3-8/3)</answer></think>") == 0.0);
   CHECK(score("</think><answer>8/(3-8/3)</answer>") == 1.0);
   task.options.need_end = true;
-  CHECK(task.grade(kProblem, "</think><answer>8/(3-8/3)</answer>", /*finished=*/false).score == 0.0);
-  CHECK_THROWS_AS(task.grade({"", "6,6=1=3"}, "", true), std::invalid_argument);  // our own fault is not hidden
+  CHECK(task.grade(kProblem, "</think><answer>8/(3-8/3)</answer>", /*finished=*/false).score ==
+        0.0);
+  CHECK_THROWS_AS(task.grade({"", "6,6=1=3"}, "", true),
+                  std::invalid_argument);  // our own fault is not hidden
   CHECK_THROWS_AS(task.grade({"", "6,6"}, "", true), std::invalid_argument);
 }
 
 TEST_CASE("countdown: reflects() wants equation, rejection, new start, equation") {
   CHECK(reflects(" try 6-1=5,5+6=11 want 36 no. wait, try 6*6=36"));
-  CHECK_FALSE(reflects(" try 6-1=5,5+6=11 want 36 no.</think><answer>(6-1)+6</answer>"));  // gives up
-  CHECK_FALSE(reflects(" try 6-1=5,5+6=11</think><answer>(6-1)+6</answer>"));              // guesses
+  CHECK_FALSE(
+      reflects(" try 6-1=5,5+6=11 want 36 no.</think><answer>(6-1)+6</answer>"));  // gives up
+  CHECK_FALSE(reflects(" try 6-1=5,5+6=11</think><answer>(6-1)+6</answer>"));      // guesses
   CHECK_FALSE(reflects(" try 6-1=5,5+6=11 want 11 yes.</think><answer>(6-1)+6</answer>"));
   CHECK(reflects("8 + 3 = 11, which is Too Low. Instead, 8 * 3 = 24."));
   CHECK(reflects("8 - 3 = 5. That doesn’t work. Let’s use 8 + 3 = 11."));
   CHECK(reflects("8 - 3 = 5. Hmm, what about 8 + 3 = 11?"));
-  CHECK_FALSE(reflects("Do not use a number twice. Let me try 8 - 3 = 5."));  // nothing was checked yet
-  CHECK_FALSE(reflects("8 - 3 = 5 is wrong. The country has casinos."));      // no new attempt
+  CHECK_FALSE(
+      reflects("Do not use a number twice. Let me try 8 - 3 = 5."));      // nothing was checked yet
+  CHECK_FALSE(reflects("8 - 3 = 5 is wrong. The country has casinos."));  // no new attempt
   CHECK_FALSE(reflects("8 - 3 = 5 is wrong. Let me stop here."));
   CHECK_FALSE(reflects("2 + 3 = 5 in a casino. A country = B"));  // words, not parts of words
   CHECK_FALSE(reflects(""));
@@ -334,15 +351,19 @@ TEST_CASE("countdown: diagnose on hand-written responses to 6,6,1=11") {
     }
     return result;
   };
-  const std::string right = "</think><answer>6+6-1</answer>", wrong = "</think><answer>6*6-1</answer>";
-  CHECK(row(" try 6-1=5,5+6=11" + right) == Row{{2, 2}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {1, 1}});
+  const std::string right = "</think><answer>6+6-1</answer>",
+                    wrong = "</think><answer>6*6-1</answer>";
+  CHECK(row(" try 6-1=5,5+6=11" + right) ==
+        Row{{2, 2}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {1, 1}});
   CHECK(row(" try 6*6=36,36-1=35 want 11 no. wait, try 6+6=12,12-1=11 want 11 yes." + right) ==
         Row{{4, 4}, {1, 1}, {1, 1}, {0, 2}, {2, 1}, {1, 1}, {0, 0}});
   // A right attempt called wrong, a wrong one called right.
   CHECK(row(" try 6+6=12,12-1=11 want 11 no. wait, try 6*6=36,36-1=35 want 11 yes." + wrong) ==
         Row{{4, 4}, {0, 1}, {0, 1}, {0, 2}, {2, 1}, {0, 1}, {0, 0}});
-  // 6+6=13 is untrue: written 12, truly 11, so "no." is a mistake. 6-1=5,5+6=11 twice, once with operands swapped.
-  CHECK(row(" try 6+6=13,13-1=12 want 11 no. wait, try 6-1=5,5+6=11 want 11 yes. wait, try 6-1=5,6+5=11 want 11 yes." +
+  // 6+6=13 is untrue: written 12, truly 11, so "no." is a mistake. 6-1=5,5+6=11 twice, once with
+  // operands swapped.
+  CHECK(row(" try 6+6=13,13-1=12 want 11 no. wait, try 6-1=5,5+6=11 want 11 yes. wait, try "
+            "6-1=5,6+5=11 want 11 yes." +
             right) == Row{{5, 6}, {2, 3}, {0, 0}, {1, 3}, {3, 1}, {1, 1}, {0, 0}});
   // A number left out, or one that is not there: the attempt is wrong whatever its last value.
   CHECK(row(" try 6+6=12 want 11 no. wait, try 10+1=11,6/6=1 want 11 yes." + wrong) ==
@@ -358,7 +379,8 @@ TEST_CASE("countdown: generated problems are pure, solvable and within their ran
   task.prepare(3);
   Countdown again;
   again.prepare(3);
-  for (int64_t i = 0; i < 5; ++i) again.problem(Split::train, 1000 + i);  // the order of calls does not matter
+  for (int64_t i = 0; i < 5; ++i)
+    again.problem(Split::train, 1000 + i);  // the order of calls does not matter
   std::set<std::string> prompts;
   std::map<size_t, int> counts;
   for (const Split split : {Split::train, Split::test}) {
@@ -370,8 +392,10 @@ TEST_CASE("countdown: generated problems are pure, solvable and within their ran
       CAPTURE(problem.reference);
       CHECK(puzzle.target >= 10);
       CHECK(puzzle.target <= 100);
-      CHECK(std::all_of(puzzle.numbers.begin(), puzzle.numbers.end(), [](int64_t n) { return n >= 1 && n <= 99; }));
-      CHECK(solvable({puzzle.numbers.begin(), puzzle.numbers.end()}, static_cast<double>(puzzle.target)));
+      CHECK(std::all_of(puzzle.numbers.begin(), puzzle.numbers.end(),
+                        [](int64_t n) { return n >= 1 && n <= 99; }));
+      CHECK(solvable({puzzle.numbers.begin(), puzzle.numbers.end()},
+                     static_cast<double>(puzzle.target)));
       ++counts[puzzle.numbers.size()];
       prompts.insert(problem.prompt);
     }
@@ -384,7 +408,8 @@ TEST_CASE("countdown: generated problems are pure, solvable and within their ran
   CHECK(task.problem(Split::train, 0).reference != again.problem(Split::train, 0).reference);
 }
 
-TEST_CASE("countdown: no problem stands in both splits, whatever the seed and the order of the numbers") {
+TEST_CASE(
+    "countdown: no problem stands in both splits, whatever the seed and the order of the numbers") {
   std::set<std::string> train, test;
   for (const uint64_t seed : {0u, 1u}) {
     const Countdown task = small_task(seed);
@@ -395,7 +420,8 @@ TEST_CASE("countdown: no problem stands in both splits, whatever the seed and th
     }
   }
   for (const std::string& problem : test) CHECK(train.count(problem) == 0);
-  CHECK(share(std::ssize(test), std::ssize(train) + std::ssize(test)) == doctest::Approx(0.1).epsilon(0.2));
+  CHECK(share(std::ssize(test), std::ssize(train) + std::ssize(test)) ==
+        doctest::Approx(0.1).epsilon(0.2));
 }
 
 TEST_CASE("countdown: generated test problems all differ until they start again") {
@@ -416,21 +442,25 @@ TEST_CASE("countdown: prompts name the numbers and the target") {
   task.prepare(0);
   const std::string base = task.problem(Split::test, 0).prompt;
   CHECK(base.starts_with("A conversation between User and Assistant."));
-  CHECK(base.find("Using the numbers [44, 19, 35], create an equation that equals 98.") != std::string::npos);
+  CHECK(base.find("Using the numbers [44, 19, 35], create an equation that equals 98.") !=
+        std::string::npos);
   CHECK(base.find("exactly once") != std::string::npos);
   CHECK(base.ends_with("\nAssistant: Let me solve this step by step.\n<think>"));
   task.options.prompt_template = Template::chat;
   const std::string chat = task.problem(Split::test, 0).prompt;
   CHECK(chat.starts_with("<|im_start|>system\n"));
-  CHECK(chat.ends_with("<|im_end|>\n<|im_start|>assistant\nLet me solve this step by step.\n<think>"));
+  CHECK(chat.ends_with(
+      "<|im_end|>\n<|im_start|>assistant\nLet me solve this step by step.\n<think>"));
   task.options.prompt_template = Template::short_form;
   CHECK(task.problem(Split::test, 0).prompt == "use 44,19,35 once each to make 98\n<think>");
 }
 
 TEST_CASE("countdown: files give test rows in order and training rows in a new order each epoch") {
   std::string train, test;
-  for (int i = 0; i < 11; ++i) train += "{\"target\": " + std::to_string(100 + i) + ", \"nums\": [1, 2, 3]}\r\n\n";
-  for (int i = 0; i < 3; ++i) test += "{\"nums\": [3, 2, 1], \"target\": " + std::to_string(102 - i) + ", \"x\": []}\n";
+  for (int i = 0; i < 11; ++i)
+    train += "{\"target\": " + std::to_string(100 + i) + ", \"nums\": [1, 2, 3]}\r\n\n";
+  for (int i = 0; i < 3; ++i)
+    test += "{\"nums\": [3, 2, 1], \"target\": " + std::to_string(102 - i) + ", \"x\": []}\n";
   TemporaryFile train_file(train), test_file(test);
   Countdown task;
   task.options.train_file = train_file.path;
@@ -446,7 +476,8 @@ TEST_CASE("countdown: files give test rows in order and training rows in a new o
   for (int64_t epoch = 0; epoch < 5; ++epoch) {
     std::set<std::string> seen;
     std::string order;
-    for (int64_t i = 0; i < 8; ++i) {  // 11 rows less the 3 that stand in the test file in another order
+    for (int64_t i = 0; i < 8;
+         ++i) {  // 11 rows less the 3 that stand in the test file in another order
       const std::string reference = task.problem(Split::train, epoch * 8 + i).reference;
       seen.insert(reference);
       order += reference;
@@ -479,7 +510,8 @@ TEST_CASE("countdown: a file for one split alone does not let the other one repe
   task.options.train_file = file.path;
   task.options.test_file = "";
   task.prepare(0);
-  for (int64_t i = 0; i < 2000; ++i) CHECK(in_file.count(canonical(task.problem(Split::test, i))) == 0);
+  for (int64_t i = 0; i < 2000; ++i)
+    CHECK(in_file.count(canonical(task.problem(Split::test, i))) == 0);
 }
 
 TEST_CASE("countdown: unusable rows and settings are refused with their place") {
@@ -495,12 +527,14 @@ TEST_CASE("countdown: unusable rows and settings are refused with their place") 
     return std::string("accepted");
   };
   for (const char* line :
-       {"{", "[]", "7", "nul", "{\"nums\": [1, 2]}", "{\"target\": 3}", "{\"nums\": 3, \"target\": 3}",
-        "{\"nums\": [1], \"target\": 1}", "{\"nums\": [1, 2.5], \"target\": 3}", "{\"nums\": [1, -2], \"target\": 3}",
+       {"{", "[]", "7", "nul", "{\"nums\": [1, 2]}", "{\"target\": 3}",
+        "{\"nums\": 3, \"target\": 3}", "{\"nums\": [1], \"target\": 1}",
+        "{\"nums\": [1, 2.5], \"target\": 3}", "{\"nums\": [1, -2], \"target\": 3}",
         "{\"nums\": [0, 2], \"target\": 3}", "{\"nums\": [1, \"2\"], \"target\": 3}",
         "{\"nums\": [1, 2], \"target\": \"3\"}", "{\"nums\": [1, 2], \"target\": 3.5}",
-        "{\"nums\": [1, 18446744073709551615], \"target\": 3}", "{\"nums\": [1, 2], \"target\": 1e30}",
-        "{\"nums\": [1,1,1,1,1,1,1,1,1], \"target\": 3}", "{\"nums\": [1, 2], \"target\": 3}}", "\xff"}) {
+        "{\"nums\": [1, 18446744073709551615], \"target\": 3}",
+        "{\"nums\": [1, 2], \"target\": 1e30}", "{\"nums\": [1,1,1,1,1,1,1,1,1], \"target\": 3}",
+        "{\"nums\": [1, 2], \"target\": 3}}", "\xff"}) {
     CAPTURE(line);
     CHECK(message(line).starts_with(std::string(":2: found ") + line + ", want "));
   }
@@ -516,14 +550,18 @@ TEST_CASE("countdown: unusable rows and settings are refused with their place") 
     }
     return std::string("accepted");
   };
-  CHECK(refused([](Options& o) { o.test_file = "/nowhere.jsonl"; }).starts_with("/nowhere.jsonl: cannot be opened"));
+  CHECK(refused([](Options& o) {
+          o.test_file = "/nowhere.jsonl";
+        }).starts_with("/nowhere.jsonl: cannot be opened"));
   CHECK(refused([](Options& o) { o.count_min = 5; }).starts_with("countdown-count-min is 5"));
   CHECK(refused([](Options& o) { o.value_max = 50; }).starts_with("countdown-value-max is 50"));
-  CHECK(refused([](Options& o) { o.number_max = 2, o.target_min = 90; }).find("no problem") != std::string::npos);
+  CHECK(refused([](Options& o) { o.number_max = 2, o.target_min = 90; }).find("no problem") !=
+        std::string::npos);
   CHECK(refused([](Options& o) { o.test_share = 0; }).find("test split") != std::string::npos);
   CHECK(refused([](Options&) {}) == "accepted");
   TemporaryFile empty("\n");
-  CHECK(refused([&](Options& o) { o.train_file = empty.path; }).find("found no problem") != std::string::npos);
+  CHECK(refused([&](Options& o) { o.train_file = empty.path; }).find("found no problem") !=
+        std::string::npos);
 }
 
 TEST_CASE("countdown: the base text is true, varied and as its settings say") {
@@ -552,10 +590,12 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
       std::string key;
       const int64_t value = check_attempt(attempts[k].substr(0, end), puzzle.numbers, key);
       const bool hit = std::to_string(value) == target;
-      CHECK(attempts[k].substr(end) == (search ? " want " + target + (hit ? " yes." : " no.") : ""));
-      CHECK(keys.insert(key).second);                              // no attempt twice
-      CHECK((!hit || k + 1 == attempts.size()));                   // the first right one ends the search
-      if (k + 1 == attempts.size()) CHECK(reward.correct == hit);  // the answer is what was tried last
+      CHECK(attempts[k].substr(end) ==
+            (search ? " want " + target + (hit ? " yes." : " no.") : ""));
+      CHECK(keys.insert(key).second);             // no attempt twice
+      CHECK((!hit || k + 1 == attempts.size()));  // the first right one ends the search
+      if (k + 1 == attempts.size())
+        CHECK(reward.correct == hit);  // the answer is what was tried last
     }
     if (search) {
       const auto failures = std::ssize(attempts) - reward.correct;
@@ -574,19 +614,23 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
     CHECK(tallies[3].hits == 0);
     CHECK(tallies[4].hits == std::ssize(attempts));
   }
-  // Four standard deviations: 0.02 of 6000 documents, 0.015 of 4800 guesses, 0.055 of 1200 searches.
+  // Four standard deviations: 0.02 of 6000 documents, 0.015 of 4800 guesses, 0.055 of 1200
+  // searches.
   CHECK(std::abs(share(searches, n) - 0.2) < 0.02);
   CHECK(std::abs(share(guesses_right, n - searches) - 0.1) < 0.018);
   CHECK(std::abs(share(solved, searches) - 0.7) < 0.055);
   CHECK(std::abs(share(one_failure, searches) - 0.3) < 0.055);
   CHECK(most == 8);
-  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06, plus the right one.
+  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06,
+  // plus the right one.
   CHECK(share(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
   CHECK(text(task.document(7)) == text(small_task().document(7)));
   CHECK(text(task.document(7)) != text(small_task(1).document(7)));
 }
 
-TEST_CASE("countdown: the set share of the base text's checks comes out wrong, and such a search ends there") {
+TEST_CASE(
+    "countdown: the set share of the base text's checks comes out wrong, and such a search ends "
+    "there") {
   Countdown task = small_task();
   task.options.search_share = 1;
   task.options.misjudged = 0.2;
@@ -602,13 +646,15 @@ TEST_CASE("countdown: the set share of the base text's checks comes out wrong, a
     const size_t yes = document.response.find(" yes.");
     CHECK((yes == std::string::npos || document.response.substr(yes).starts_with(" yes.</think>")));
   }
-  for (const Tally& verdict : verdicts) {  // four standard deviations: of 1,000 right and 6,000 wrong attempts or more
+  for (const Tally& verdict :
+       verdicts) {  // four standard deviations: of 1,000 right and 6,000 wrong attempts or more
     CHECK(verdict.trials > 1000);
     CHECK(std::abs(share(verdict.hits, verdict.trials) - 0.8) < 0.05);
   }
 }
 
-TEST_CASE("countdown: base text follows its settings to their ends, and is refused for long prompts") {
+TEST_CASE(
+    "countdown: base text follows its settings to their ends, and is refused for long prompts") {
   Countdown task = small_task();
   task.options.search_share = 1;
   task.options.go_on = 1;
@@ -622,7 +668,8 @@ TEST_CASE("countdown: base text follows its settings to their ends, and is refus
   CHECK(text(task.document(0)).find(" yes.</think>") != std::string::npos);
   task.options.search_share = 0;
   task.options.guess_right = 1;
-  for (int64_t i = 0; i < 20; ++i) CHECK(text(task.document(i)).find(" want ") == std::string::npos);
+  for (int64_t i = 0; i < 20; ++i)
+    CHECK(text(task.document(i)).find(" want ") == std::string::npos);
   task.options.prompt_template = Template::base;
   CHECK_THROWS_AS(task.document(0), std::invalid_argument);
 }
@@ -642,7 +689,8 @@ TEST_CASE("countdown: the tiny vocabulary is dense and spells every document") {
     CHECK((token["special"] == (words.back() == "<|endoftext|>")));
   }
   CHECK(special == 1);
-  std::sort(words.begin(), words.end(), [](auto& a, auto& b) { return a.size() > b.size(); });  // longest first
+  std::sort(words.begin(), words.end(),
+            [](auto& a, auto& b) { return a.size() > b.size(); });  // longest first
   std::set<int64_t> dense;
   for (const auto& [text, id] : ids) dense.insert(id);
   CHECK(dense.size() == ids.size());
@@ -676,19 +724,24 @@ TEST_CASE("countdown: every setting has its own name with the task's prefix") {
   CHECK(task.options.go_on == 0.25);
 }
 
-TEST_CASE("multiplication: problems are right, apart in both splits, and answers are compared as numbers") {
+TEST_CASE(
+    "multiplication: problems are right, apart in both splits, and answers are compared as "
+    "numbers") {
   const auto task = tiny_zero::make_task("multiplication");
   const auto settings = task->settings();
   for (const std::string digits : {"1", "3", "9"}) {
     settings.find("multiplication-digits").parse(digits);
     task->prepare(5);
     std::set<std::string> train;
-    for (int64_t i = 0; i < 300; ++i) train.insert(task->problem(tiny_zero::Split::train, i).prompt);
+    for (int64_t i = 0; i < 300; ++i)
+      train.insert(task->problem(tiny_zero::Split::train, i).prompt);
     for (int64_t i = 0; i < 300; ++i) {
       const auto problem = task->problem(tiny_zero::Split::test, i);
       CHECK(!train.contains(problem.prompt));
-      const size_t equation = problem.prompt.find("equation: ") + 10, sign = problem.prompt.find(" * ");
-      CHECK(std::stoll(problem.prompt.substr(equation)) * std::stoll(problem.prompt.substr(sign + 3)) ==
+      const size_t equation = problem.prompt.find("equation: ") + 10,
+                   sign = problem.prompt.find(" * ");
+      CHECK(std::stoll(problem.prompt.substr(equation)) *
+                std::stoll(problem.prompt.substr(sign + 3)) ==
             std::stoll(problem.reference));
     }
   }

@@ -1,6 +1,7 @@
-// What a GPU runs, without one: a second device whose memory is the host's. Every operation on it is computed on the
-// CPU, but only if its tensors lie on one device, as CUDA demands. The model takes the same way there as on a GPU:
-// LibTorch's operations instead of the fused CPU kernels, and copies wherever the CPU must see a value.
+// What a GPU runs, without one: a second device whose memory is the host's. Every operation on it
+// is computed on the CPU, but only if its tensors lie on one device, as CUDA demands. The model
+// takes the same way there as on a GPU: LibTorch's operations instead of the fused CPU kernels, and
+// copies wherever the CPU must see a value.
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
@@ -20,8 +21,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tiny_zero/pretrain.h"
 #include "tiny_zero/trainer.h"
+#include "tiny_zero/verbs/pretrain.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -36,7 +37,9 @@ struct HostMemory final : c10::Allocator {
     return {memory, memory, &std::free, c10::Device(kDevice, 0)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &std::free; }
-  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
 };
 
 HostMemory memory;
@@ -45,19 +48,21 @@ constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 using Sizes = at::IntArrayRef;
 using Type = std::optional<at::ScalarType>;
 
-Tensor empty(Sizes size, Type type, std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>,
-             std::optional<at::MemoryFormat> format) {
+Tensor empty(Sizes size, Type type, std::optional<at::Layout>, std::optional<at::Device>,
+             std::optional<bool>, std::optional<at::MemoryFormat> format) {
   return Tensor(at::detail::empty_generic(size, &memory, kKeys, type.value_or(at::kFloat), format));
 }
 
-Tensor empty_strided(Sizes size, Sizes stride, Type type, std::optional<at::Layout>, std::optional<at::Device>,
-                     std::optional<bool>) {
-  return Tensor(at::detail::empty_strided_generic(size, stride, &memory, kKeys, type.value_or(at::kFloat)));
+Tensor empty_strided(Sizes size, Sizes stride, Type type, std::optional<at::Layout>,
+                     std::optional<at::Device>, std::optional<bool>) {
+  return Tensor(
+      at::detail::empty_strided_generic(size, stride, &memory, kKeys, type.value_or(at::kFloat)));
 }
 
 /// The same memory as a tensor of the CPU.
 Tensor seen_by_cpu(const Tensor& tensor) {
-  return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), at::TensorOptions(tensor.scalar_type()));
+  return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(),
+                       at::TensorOptions(tensor.scalar_type()));
 }
 
 Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
@@ -76,11 +81,12 @@ Tensor copy_from_and_resize(const Tensor& from, const Tensor& to) {
 
 at::Scalar to_scalar(const Tensor& tensor) { return at::_local_scalar_dense(seen_by_cpu(tensor)); }
 
-/// Numbers (no dimensions) may come from the CPU, and the index lists of index() and index_put_(); nothing else.
+/// Numbers (no dimensions) may come from the CPU, and the index lists of index() and index_put_();
+/// nothing else.
 void on_one_device(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto check = [&](const Tensor& tensor) {
-    TORCH_CHECK(!tensor.defined() || tensor.dim() == 0 || tensor.device().type() == kDevice, op.schema().name(),
-                " got a tensor of the CPU beside one of the device");
+    TORCH_CHECK(!tensor.defined() || tensor.dim() == 0 || tensor.device().type() == kDevice,
+                op.schema().name(), " got a tensor of the CPU beside one of the device");
   };
   for (const c10::IValue& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
     if (argument.isTensor()) check(argument.toTensor());
@@ -94,7 +100,9 @@ void on_one_device(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<kDevice> {
   c10::Device exchangeDevice(c10::Device) const override { return {kDevice, 0}; }
   c10::Device getDevice() const override { return {kDevice, 0}; }
-  c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, getDevice()); }
+  c10::Stream getStream(c10::Device) const noexcept override {
+    return c10::Stream(c10::Stream::DEFAULT, getDevice());
+  }
   c10::Stream exchangeStream(c10::Stream) const noexcept override {
     return c10::Stream(c10::Stream::DEFAULT, getDevice());
   }
@@ -155,7 +163,8 @@ Model make_model(const torch::Device& device, Head head, const std::string& fami
 const std::vector<std::vector<int64_t>> kPrompts{{1, 2, 3}, {4, 5}, {6}, {7, 3, 2, 1}};
 
 Rollout sample(const Model& policy, double temperature, double top_p = 1.0) {
-  Sampler sampler(policy, {temperature, top_p, /*max_response_tokens=*/12, /*batch=*/8, /*seed=*/1});
+  Sampler sampler(policy,
+                  {temperature, top_p, /*max_response_tokens=*/12, /*batch=*/8, /*seed=*/1});
   Rollout rollout = sampler.sample(kPrompts, /*group_size=*/4, /*draw=*/0);
   rollout.rewards = torch::zeros({rollout.size()});
   return rollout;
@@ -167,7 +176,8 @@ std::vector<Json> metrics_of(const std::filesystem::path& run) {
   std::vector<Json> lines;
   for (std::string line; std::getline(file, line);) {
     lines.push_back(Json::parse(line));
-    for (const char* name : {"rollout_tokens_per_s", "update_tokens_per_s", "step_s", "wall_s", "peak_memory_bytes"})
+    for (const char* name :
+         {"rollout_tokens_per_s", "update_tokens_per_s", "step_s", "wall_s", "peak_memory_bytes"})
       lines.back().erase(name);
   }
   return lines;
@@ -190,14 +200,17 @@ TEST_CASE("sampling and scoring on a second device give what the CPU gives") {
                 there = make_model(other_device(), Head::both, family);
     CHECK(torch::equal(there.parameters().cpu(), here.parameters()));
     for (const double top_p : {1.0, 0.8}) {
-      const Rollout a = sample(here, /*temperature=*/0.7, top_p), b = sample(there, /*temperature=*/0.7, top_p);
+      const Rollout a = sample(here, /*temperature=*/0.7, top_p),
+                    b = sample(there, /*temperature=*/0.7, top_p);
       CHECK(torch::equal(a.response_ids, b.response_ids));
       CHECK(torch::allclose(a.log_probs, b.log_probs, 1e-4, 1e-5));
     }
     const Rollout greedy = sample(here, /*temperature=*/0);
     CHECK(torch::equal(greedy.response_ids, sample(there, /*temperature=*/0).response_ids));
-    CHECK(torch::allclose(score_log_probs(here, greedy, 1.0, 64), score_log_probs(there, greedy, 1.0, 64), 1e-4, 1e-5));
-    CHECK(torch::allclose(score_values(here, greedy, 64), score_values(there, greedy, 64), 1e-4, 1e-5));
+    CHECK(torch::allclose(score_log_probs(here, greedy, 1.0, 64),
+                          score_log_probs(there, greedy, 1.0, 64), 1e-4, 1e-5));
+    CHECK(torch::allclose(score_values(here, greedy, 64), score_values(there, greedy, 64), 1e-4,
+                          1e-5));
   }
 }
 
@@ -206,7 +219,8 @@ TEST_CASE("bfloat16 products on a second device: sampling, scoring and an update
   there.set_compute_type(torch::kBFloat16);
   const Rollout rollout = sample(there, /*temperature=*/1);
   CHECK(torch::isfinite(rollout.log_probs).all().item<bool>());
-  CHECK((rollout.log_probs - score_log_probs(there, rollout, 1.0, 64)).abs().max().item<double>() < 0.2);
+  CHECK((rollout.log_probs - score_log_probs(there, rollout, 1.0, 64)).abs().max().item<double>() <
+        0.2);
   Config config;
   config.learning_rate = 1e-3;
   AdamW optimizer(there.parameters(), config);
@@ -214,15 +228,20 @@ TEST_CASE("bfloat16 products on a second device: sampling, scoring and an update
   experience.loss_mask = rollout.mask;
   experience.advantages = torch::linspace(-1, 1, rollout.size()).unsqueeze(1) * rollout.mask;
   const Tensor before = there.parameters().clone();
-  const UpdateStats stats = update_policy(there, optimizer, rollout, experience, config, 1e-3, /*step=*/0, "/nowhere");
+  const UpdateStats stats =
+      update_policy(there, optimizer, rollout, experience, config, 1e-3, /*step=*/0, "/nowhere");
   CHECK(stats.skipped.empty());
   CHECK(stats.ratio_max_deviation < 0.2);
   CHECK(stats.grad_norm > 1e-3);
-  CHECK((there.parameters() - before).abs().max().item<double>() == doctest::Approx(1e-3).epsilon(0.01));
+  CHECK((there.parameters() - before).abs().max().item<double>() ==
+        doctest::Approx(1e-3).epsilon(0.01));
 }
 
-TEST_CASE("training on a second device gives the CPU's figures: PPO and GRPO with all terms, saved and resumed") {
-  const auto place = std::filesystem::temp_directory_path() / ("tiny_zero_device_" + std::to_string(getpid()));
+TEST_CASE(
+    "training on a second device gives the CPU's figures: PPO and GRPO with all terms, saved and "
+    "resumed") {
+  const auto place =
+      std::filesystem::temp_directory_path() / ("tiny_zero_device_" + std::to_string(getpid()));
   Config base;
   base.runs_dir = place.string();
   base.name = "base";
@@ -271,7 +290,8 @@ TEST_CASE("training on a second device gives the CPU's figures: PPO and GRPO wit
         if (!value.is_number()) {
           CHECK(value == other);
         } else if (name != "ratio_max_deviation" && name != "log_prob_gap_mean") {  // pure rounding
-          CHECK(std::abs(value.get<double>() - other.get<double>()) < 1e-4 + 1e-3 * std::abs(value.get<double>()));
+          CHECK(std::abs(value.get<double>() - other.get<double>()) <
+                1e-4 + 1e-3 * std::abs(value.get<double>()));
         }
       }
     }

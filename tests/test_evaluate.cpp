@@ -2,7 +2,7 @@
 
 #include "tasks/countdown/countdown.h"
 #include "tasks/math/math.h"
-#include "tiny_zero/evaluate.h"
+#include "tiny_zero/verbs/evaluate.h"
 
 using namespace tiny_zero;
 
@@ -23,12 +23,14 @@ TEST_CASE("pass_at_k by hand") {
   CHECK(pass_at_k(8, 3, 1) == doctest::Approx(3.0 / 8.0));
   CHECK(pass_at_k(4, 0, 4) == doctest::Approx(0.0));
   CHECK(pass_at_k(4, 1, 4) == doctest::Approx(1.0));
-  CHECK(pass_at_k(5, 4, 2) == doctest::Approx(1.0));        // two of five with one wrong: a right one is among them
+  CHECK(pass_at_k(5, 4, 2) ==
+        doctest::Approx(1.0));  // two of five with one wrong: a right one is among them
   CHECK(pass_at_k(2000, 1, 1000) == doctest::Approx(0.5));  // C(2000, 1000) would overflow
 }
 
 TEST_CASE("estimate_mean of right and wrong is Wilson's interval") {
-  check_interval({1, 1, 1, 1, 0, 1, 1, 1, 1, 0}, 0.8, 0.49016, 0.94332);  // 8 of 10, as in the tables
+  check_interval({1, 1, 1, 1, 0, 1, 1, 1, 1, 0}, 0.8, 0.49016,
+                 0.94332);  // 8 of 10, as in the tables
 }
 
 TEST_CASE("estimate_mean of equal values is not a point, though their mean is not exact") {
@@ -38,13 +40,17 @@ TEST_CASE("estimate_mean of equal values is not a point, though their mean is no
   check_interval(std::vector<double>(10, 0.3), 0.3, 0.10779, 0.60322);  // 3 of 10
 }
 
-TEST_CASE("estimate_mean: samples of one problem that agree count as one, those that differ as more") {
-  // Per-problem means of ten problems. All 0 or 1: n = 10. 1/4 and 3/4: variance 1/16 is that of 40 coin flips.
+TEST_CASE(
+    "estimate_mean: samples of one problem that agree count as one, those that differ as more") {
+  // Per-problem means of ten problems. All 0 or 1: n = 10. 1/4 and 3/4: variance 1/16 is that of 40
+  // coin flips.
   check_interval({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}, 0.5, 0.23659, 0.76341);
   check_interval({.25, .75, .25, .75, .25, .75, .25, .75, .25, .75}, 0.5, 0.35200, 0.64800);
 }
 
-TEST_CASE("majority: equal strings vote together, for math equivalent answers; ties go to the one given first") {
+TEST_CASE(
+    "majority: equal strings vote together, for math equivalent answers; ties go to the one given "
+    "first") {
   const countdown::Countdown strings;
   CHECK(majority(strings, {"", "7", "36", "7", "36", ""}) == 1);
   CHECK(majority(strings, {"1/2", "3", "0.5", "3"}) == 1);

@@ -1,5 +1,5 @@
-// The fused kernels against their plain twins, the twins against numbers worked by hand, the sampler against known
-// laws.
+// The fused kernels against their plain twins, the twins against numbers worked by hand, the
+// sampler against known laws.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <doctest/doctest.h>
@@ -16,7 +16,8 @@ using torch::indexing::Slice;
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-const std::vector<int64_t> kLengths{1, 2, 15, 16, 17, 31, 97, 300};  // around the 16 lanes and the 30-row tiles
+const std::vector<int64_t> kLengths{1,  2,  15, 16,
+                                    17, 31, 97, 300};  // around the 16 lanes and the 30-row tiles
 
 Tensor noise(at::IntArrayRef shape, uint64_t seed) {
   return torch::randn(shape, at::detail::createCPUGenerator(seed), torch::TensorOptions());
@@ -24,11 +25,15 @@ Tensor noise(at::IntArrayRef shape, uint64_t seed) {
 
 double largest_difference(const Tensor& a, const Tensor& b) {
   REQUIRE(a.sizes() == b.sizes());
-  return (a.detach().to(torch::kFloat64) - b.detach().to(torch::kFloat64)).abs().max().item<double>();
+  return (a.detach().to(torch::kFloat64) - b.detach().to(torch::kFloat64))
+      .abs()
+      .max()
+      .item<double>();
 }
 
 Rope make_rope(int64_t positions, int64_t dim) {
-  const Tensor frequency = torch::pow(10000.0, torch::arange(0, dim, 2, torch::kFloat64) / -static_cast<double>(dim));
+  const Tensor frequency =
+      torch::pow(10000.0, torch::arange(0, dim, 2, torch::kFloat64) / -static_cast<double>(dim));
   const Tensor angles = torch::outer(torch::arange(positions, torch::kFloat64), frequency);
   return {angles.cos().to(torch::kFloat32), angles.sin().to(torch::kFloat32)};
 }
@@ -58,8 +63,10 @@ void check_twins(const Fused& fused, const Twin& twin, std::vector<Tensor> input
 }  // namespace
 
 TEST_CASE("attention of two tokens worked by hand") {
-  // One head of two numbers, so position 1 turns by one radian. Scores of token 1: cos(1) / sqrt(2) and 1 / sqrt(2).
-  const Tensor qkv = torch::tensor({{1.0F, 0.0F, 1.0F, 0.0F, 1.0F, 0.0F}, {1.0F, 0.0F, 1.0F, 0.0F, 0.0F, 1.0F}});
+  // One head of two numbers, so position 1 turns by one radian. Scores of token 1: cos(1) / sqrt(2)
+  // and 1 / sqrt(2).
+  const Tensor qkv =
+      torch::tensor({{1.0F, 0.0F, 1.0F, 0.0F, 1.0F, 0.0F}, {1.0F, 0.0F, 1.0F, 0.0F, 0.0F, 1.0F}});
   const Tensor expected = torch::tensor({{1.0F, 0.0F}, {0.419444F, 0.580556F}});
   const Tensor attended = packed_attention_reference(qkv, make_rope(2, 2), {0, 2}, {1, 1, 2});
   CHECK(largest_difference(attended, expected) < 1e-6);
@@ -67,7 +74,8 @@ TEST_CASE("attention of two tokens worked by hand") {
 
 TEST_CASE("packed_attention equals its twin for all head sizes, groupings and lengths") {
   const auto starts = starts_of(kLengths);
-  for (const AttentionShape shape : {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}, {7, 1, 16}, {3, 3, 64}}) {
+  for (const AttentionShape shape :
+       {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}, {7, 1, 16}, {3, 3, 64}}) {
     CAPTURE(shape.num_heads);
     CAPTURE(shape.head_dim);
     const Rope rope = make_rope(300, shape.head_dim);
@@ -90,7 +98,8 @@ TEST_CASE("packed_attention's gradient is the slope of its value") {
   for (uint64_t seed = 10; seed < 15; ++seed) {
     const Tensor direction = noise(qkv.sizes(), seed);
     const double h = 4e-3, promised = (gradient * direction).sum().item<double>();
-    const double slope = (value(qkv + h * direction) - value(qkv - h * direction)).item<double>() / (2 * h);
+    const double slope =
+        (value(qkv + h * direction) - value(qkv - h * direction)).item<double>() / (2 * h);
     CHECK(slope == doctest::Approx(promised).epsilon(2e-3).scale(10));
   }
 }
@@ -101,16 +110,19 @@ TEST_CASE("a packed sequence sees nothing of its neighbours, not even nan [T23]"
   const Tensor middle = noise({37, shape.qkv_width()}, 4).requires_grad_();
   const Tensor nan = torch::full({20, shape.qkv_width()}, std::nan(""));
   const Tensor alone = packed_attention(middle, rope, {0, 37}, shape);
-  const Tensor packed = packed_attention(torch::cat({nan, middle, nan}), rope, {0, 20, 57, 77}, shape);
+  const Tensor packed =
+      packed_attention(torch::cat({nan, middle, nan}), rope, {0, 20, 57, 77}, shape);
   CHECK(torch::equal(packed.slice(0, 20, 57), alone));
   const Tensor upstream = noise(alone.sizes(), 5);
   const Tensor alone_gradient = torch::autograd::grad({alone}, {middle}, {upstream})[0];
-  CHECK(torch::equal(torch::autograd::grad({packed.slice(0, 20, 57)}, {middle}, {upstream})[0], alone_gradient));
+  CHECK(torch::equal(torch::autograd::grad({packed.slice(0, 20, 57)}, {middle}, {upstream})[0],
+                     alone_gradient));
 }
 
 TEST_CASE("cached_attention, token by token, equals packed_attention and its twin") {
   for (const AttentionShape shape : {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}}) {
-    const std::vector<int64_t> lengths{1, 17, 40, 16}, row_of{3, 0, 4, 1}, starts = starts_of(lengths);
+    const std::vector<int64_t> lengths{1, 17, 40, 16}, row_of{3, 0, 4, 1},
+        starts = starts_of(lengths);
     const Rope rope = make_rope(40, shape.head_dim);
     const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 6);
     const Tensor expected = packed_attention_reference(qkv, rope, starts, shape);
@@ -127,11 +139,14 @@ TEST_CASE("cached_attention, token by token, equals packed_attention and its twi
         tokens.push_back(starts[s] + t);
         rows.push_back(row_of[s]);
       }
-      const Tensor index = torch::tensor(tokens), row_ids = torch::tensor(rows), at = torch::full_like(index, t);
+      const Tensor index = torch::tensor(tokens), row_ids = torch::tensor(rows),
+                   at = torch::full_like(index, t);
       const Tensor token_qkv = qkv.index_select(0, index), wanted = expected.index_select(0, index);
-      CHECK(largest_difference(cached_attention(cache, token_qkv, rope, shape, row_ids, at, t + 1), wanted) < 1e-5);
-      CHECK(largest_difference(cached_attention_reference(twin_cache, token_qkv, rope, shape, row_ids, at, t + 1),
+      CHECK(largest_difference(cached_attention(cache, token_qkv, rope, shape, row_ids, at, t + 1),
                                wanted) < 1e-5);
+      CHECK(largest_difference(
+                cached_attention_reference(twin_cache, token_qkv, rope, shape, row_ids, at, t + 1),
+                wanted) < 1e-5);
     }
     CHECK(largest_difference(cache.keys, twin_cache.keys) < 1e-5);
     CHECK(torch::equal(cache.values, twin_cache.values));
@@ -139,14 +154,17 @@ TEST_CASE("cached_attention, token by token, equals packed_attention and its twi
 }
 
 TEST_CASE("rms_norm equals its twin and the hand calculation") {
-  const Tensor by_hand = torch::tensor({{3.0F / 3.535534F, 2.0F * 4.0F / 3.535534F}});  // rms of (3, 4): sqrt(12.5)
-  CHECK(largest_difference(rms_norm(torch::tensor({{3.0F, 4.0F}}), torch::tensor({1.0F, 2.0F}), 0.0), by_hand) < 1e-6);
+  const Tensor by_hand =
+      torch::tensor({{3.0F / 3.535534F, 2.0F * 4.0F / 3.535534F}});  // rms of (3, 4): sqrt(12.5)
+  CHECK(largest_difference(
+            rms_norm(torch::tensor({{3.0F, 4.0F}}), torch::tensor({1.0F, 2.0F}), 0.0), by_hand) <
+        1e-6);
   for (const auto& [rows, width] : {std::pair{1, 16}, {3, 32}, {65, 128}, {130, 896}, {5, 24}}) {
     CAPTURE(rows);
     for (const double scale : {1.0, 1e-3}) {  // small rows show the eps
       const Tensor x = noise({rows, width}, 7) * scale, weight = noise({width}, 8);
-      check_twins([&] { return rms_norm(x, weight, 1e-6); }, [&] { return rms_norm_reference(x, weight, 1e-6); },
-                  {x, weight});
+      check_twins([&] { return rms_norm(x, weight, 1e-6); },
+                  [&] { return rms_norm_reference(x, weight, 1e-6); }, {x, weight});
     }
   }
 }
@@ -157,39 +175,52 @@ TEST_CASE("swiglu equals its twin and the hand calculation, also far from zero")
   for (const auto& [rows, width] : {std::pair{1, 16}, {70, 320}, {3, 10}}) {
     Tensor gate_up = noise({rows, 2 * width}, 9);
     gate_up.index_put_({0, Slice(0, 4)}, torch::tensor({200.0F, -200.0F, 30.0F, -30.0F}));
-    check_twins([&] { return swiglu(gate_up); }, [&] { return swiglu_reference(gate_up); }, {gate_up});
+    check_twins([&] { return swiglu(gate_up); }, [&] { return swiglu_reference(gate_up); },
+                {gate_up});
   }
 }
 
-TEST_CASE("token_log_probs equals its twin: log-probs, entropies, gradients, padded vocabulary [T22]") {
+TEST_CASE(
+    "token_log_probs equals its twin: log-probs, entropies, gradients, padded vocabulary [T22]") {
   constexpr int64_t kVocab = 41;
   const Tensor hidden = noise({37, 24}, 10), weight = noise({50, 24}, 11);
   weight.slice(0, kVocab).fill_(1e3);  // rows that must get no probability
   const Tensor targets = torch::randint(0, kVocab, {37}, at::detail::createCPUGenerator(12));
   for (const double temperature : {0.7, 1.0, 2.0}) {
     CAPTURE(temperature);
-    const auto joined = [&](const TokenLogProbs& scored) { return torch::stack({scored.log_probs, scored.entropies}); };
-    check_twins([&] { return joined(token_log_probs(hidden, weight, targets, temperature, kVocab, true)); },
-                [&] { return joined(token_log_probs_reference(hidden, weight, targets, temperature, kVocab)); },
-                {hidden, weight});
-    const auto lean = token_log_probs(hidden, weight, targets, temperature, kVocab, /*with_entropy=*/false);
+    const auto joined = [&](const TokenLogProbs& scored) {
+      return torch::stack({scored.log_probs, scored.entropies});
+    };
+    check_twins(
+        [&] { return joined(token_log_probs(hidden, weight, targets, temperature, kVocab, true)); },
+        [&] {
+          return joined(token_log_probs_reference(hidden, weight, targets, temperature, kVocab));
+        },
+        {hidden, weight});
+    const auto lean =
+        token_log_probs(hidden, weight, targets, temperature, kVocab, /*with_entropy=*/false);
     CHECK(lean.entropies.numel() == 0);
     const auto grads = torch::autograd::grad({lean.log_probs.sum()}, {hidden, weight});
-    const auto twin = token_log_probs_reference(hidden, weight, targets, temperature, kVocab).log_probs;
+    const auto twin =
+        token_log_probs_reference(hidden, weight, targets, temperature, kVocab).log_probs;
     CHECK(largest_difference(grads[0], torch::autograd::grad({twin.sum()}, {hidden})[0]) < 1e-4);
     CHECK(grads[1].slice(0, kVocab).abs().max().item<double>() == 0.0);
   }
-  const auto flat = token_log_probs(torch::zeros({3, 24}), weight, targets.slice(0, 0, 3), 1.0, kVocab, true);
+  const auto flat =
+      token_log_probs(torch::zeros({3, 24}), weight, targets.slice(0, 0, 3), 1.0, kVocab, true);
   CHECK(largest_difference(flat.log_probs, torch::full({3}, -std::log(41.0))) < 1e-6);
   CHECK(largest_difference(flat.entropies, torch::full({3}, std::log(41.0))) < 1e-5);
 }
 
 TEST_CASE("token_log_probs does not change where one chunk of logits ends [T24]") {
   constexpr int64_t kVocab = int64_t{1} << 21, kRows = 17;  // 16 rows of 2^21 logits fill a chunk
-  Tensor hidden = noise({kRows, 2}, 13).requires_grad_(), weight = noise({kVocab, 2}, 14).requires_grad_();
+  Tensor hidden = noise({kRows, 2}, 13).requires_grad_(),
+         weight = noise({kVocab, 2}, 14).requires_grad_();
   const Tensor targets = torch::arange(kRows) * 1000;
   const auto score = [&](int64_t from, int64_t to) {
-    return token_log_probs(hidden.slice(0, from, to), weight, targets.slice(0, from, to), 1.0, kVocab, false).log_probs;
+    return token_log_probs(hidden.slice(0, from, to), weight, targets.slice(0, from, to), 1.0,
+                           kVocab, false)
+        .log_probs;
   };
   const Tensor whole = score(0, kRows), parts = torch::cat({score(0, 16), score(16, kRows)});
   CHECK(largest_difference(whole, parts) < 1e-5);
@@ -210,7 +241,8 @@ TEST_CASE("sample_tokens gives log softmax(logits / T), and to each row what it 
     const Tensor expected = law.gather(1, sampled.ids.unsqueeze(1)).squeeze(1);
     CHECK(largest_difference(sampled.log_probs, expected) < 1e-5);
     if (temperature == 0) CHECK(torch::equal(sampled.ids, logits.argmax(1)));
-    const auto alone = sample_tokens(logits.slice(0, 50, 51), uniforms.slice(0, 50, 51), temperature, 1.0);
+    const auto alone =
+        sample_tokens(logits.slice(0, 50, 51), uniforms.slice(0, 50, 51), temperature, 1.0);
     CHECK(alone.ids.item<int64_t>() == sampled.ids[50].item<int64_t>());
     CHECK(alone.log_probs.item<float>() == sampled.log_probs[50].item<float>());
   }
@@ -220,22 +252,26 @@ TEST_CASE("sampled tokens follow the law set by hand") {
   constexpr int64_t kDraws = 50'000;
   const Tensor law = torch::tensor({0.5F, 0.25F, 0.125F, 0.125F});
   const Tensor logits = law.log().expand({kDraws, 4});
-  const Tensor uniforms = torch::rand({kDraws}, at::detail::createCPUGenerator(17), torch::kFloat64);
+  const Tensor uniforms =
+      torch::rand({kDraws}, at::detail::createCPUGenerator(17), torch::kFloat64);
   const auto frequencies = [&](double temperature) {
-    return torch::bincount(sample_tokens(logits, uniforms, temperature, 1.0).ids, {}, 4) / static_cast<double>(kDraws);
+    return torch::bincount(sample_tokens(logits, uniforms, temperature, 1.0).ids, {}, 4) /
+           static_cast<double>(kDraws);
   };
   CHECK(largest_difference(frequencies(1.0), law) < 0.01);  // 4.5 standard errors of the first
-  const Tensor squared = torch::tensor({8.0F / 11, 2.0F / 11, 0.5F / 11, 0.5F / 11});  // temperature 1/2 squares them
+  const Tensor squared =
+      torch::tensor({8.0F / 11, 2.0F / 11, 0.5F / 11, 0.5F / 11});  // temperature 1/2 squares them
   CHECK(largest_difference(frequencies(0.5), squared) < 0.01);
-  const auto inverted =
-      sample_tokens(law.log().expand({4, 4}), torch::tensor({0.0, 0.49, 0.51, 0.99}, torch::kFloat64), 1.0, 1.0);
+  const auto inverted = sample_tokens(
+      law.log().expand({4, 4}), torch::tensor({0.0, 0.49, 0.51, 0.99}, torch::kFloat64), 1.0, 1.0);
   CHECK(torch::equal(inverted.ids, torch::tensor({0, 0, 1, 3}, torch::kInt64)));
 }
 
 TEST_CASE("top-p keeps the likeliest tokens and gives the log-probs of the truncated law [T9]") {
   const Tensor logits = torch::tensor({0.10F, 0.50F, 0.15F, 0.25F}).log().expand({1000, 4});
   const Tensor uniforms = torch::linspace(0.0, 0.999, 1000, torch::kFloat64);
-  const auto sampled = sample_tokens(logits, uniforms, 1.0, /*top_p=*/0.6);  // 0.5 is not enough, 0.5 + 0.25 is
+  const auto sampled =
+      sample_tokens(logits, uniforms, 1.0, /*top_p=*/0.6);  // 0.5 is not enough, 0.5 + 0.25 is
   const Tensor counts = torch::bincount(sampled.ids, {}, 4);
   CHECK(counts[0].item<int64_t>() + counts[2].item<int64_t>() == 0);
   CHECK(std::abs(counts[1].item<int64_t>() - 667) <= 1);
@@ -255,7 +291,8 @@ TEST_CASE("a token without probability is never drawn, whatever the uniform numb
       CAPTURE(first);
       CAPTURE(uniform);
       const Tensor uniforms = torch::full({kRows}, uniform, torch::kFloat64);
-      CHECK(torch::isfinite(sample_tokens(logits, uniforms, 1.0, 1.0).log_probs).all().item<bool>());
+      CHECK(
+          torch::isfinite(sample_tokens(logits, uniforms, 1.0, 1.0).log_probs).all().item<bool>());
     }
   }
 }

@@ -26,33 +26,41 @@ Tensor gradient(const Tensor& x, const Loss& loss) {
 
 }  // namespace
 
-TEST_CASE("policy_loss equals PPO eq. 7 worked by hand, with unequal bounds [DAPO]") {  // eps 0.2 down, 0.28 up
+TEST_CASE(
+    "policy_loss equals PPO eq. 7 worked by hand, with unequal bounds [DAPO]") {  // eps 0.2 down,
+                                                                                  // 0.28 up
   const Tensor log_probs = torch::tensor({1.0F, 1.5F, 0.5F, 1.5F, 0.5F, 0.9F}).log();
   const Tensor advantages = torch::tensor({2.0F, 2.0F, 2.0F, -2.0F, -2.0F, -2.0F});
   const Tensor old = torch::zeros({6});
-  // min(3, 1.28 * 2) in the second, min(-1, 0.8 * -2) in the fifth; the third and fourth are worse than their bound.
+  // min(3, 1.28 * 2) in the second, min(-1, 0.8 * -2) in the fifth; the third and fourth are worse
+  // than their bound.
   const Tensor expected = torch::tensor({-2.0F, -2.56F, -1.0F, 3.0F, 1.6F, 1.8F});
   CHECK(close(policy_loss(log_probs, old, advantages, 0.2, 0.28), expected));
-  CHECK(close(policy_loss(log_probs - 7, old - 7, advantages, 0.2, 0.28), expected));  // only the ratio matters
+  CHECK(close(policy_loss(log_probs - 7, old - 7, advantages, 0.2, 0.28),
+              expected));  // only the ratio matters
   const Tensor clipped = policy_clipped(log_probs, old, advantages, 0.2, 0.28);
   CHECK(torch::equal(clipped, torch::tensor({0, 1, 0, 0, 1, 0}).to(torch::kBool)));
   // -ratio A where the clip does not decide, nothing where it does
-  const Tensor slope = gradient(log_probs, [&](const Tensor& x) { return policy_loss(x, old, advantages, 0.2, 0.28); });
+  const Tensor slope = gradient(
+      log_probs, [&](const Tensor& x) { return policy_loss(x, old, advantages, 0.2, 0.28); });
   CHECK(close(slope, torch::tensor({-2.0F, 0.0F, -1.0F, 3.0F, 0.0F, 1.8F})));
 }
 
 TEST_CASE("policy_loss on policy is exactly -A [T25], and a wrong shape throws") {
-  const Tensor log_probs = torch::tensor({-0.1F, -3.7F, -11.3F}), advantages = torch::tensor({0.3F, -1.7F, 2.9F});
+  const Tensor log_probs = torch::tensor({-0.1F, -3.7F, -11.3F}),
+               advantages = torch::tensor({0.3F, -1.7F, 2.9F});
   CHECK(torch::equal(policy_loss(log_probs, log_probs, advantages, 0.0, 0.0), -advantages));
   CHECK_FALSE(policy_clipped(log_probs, log_probs, advantages, 0.0, 0.0).any().item<bool>());
   CHECK_THROWS_AS(policy_loss(log_probs, log_probs, torch::zeros({1, 3}), 0.2, 0.2), c10::Error);
 }
 
 TEST_CASE("k1, k2 and k3 by hand") {
-  const Tensor log_probs = torch::tensor({0.5F, 0.25F}).log(), reference = torch::tensor({0.25F, 0.5F}).log();
+  const Tensor log_probs = torch::tensor({0.5F, 0.25F}).log(),
+               reference = torch::tensor({0.25F, 0.5F}).log();
   CHECK(close(kl_k1(log_probs, reference), torch::tensor({0.693147F, -0.693147F})));  // ln 2
-  CHECK(close(kl_k2(log_probs, reference), torch::tensor({0.240227F, 0.240227F})));   // (ln 2)^2 / 2
-  CHECK(close(kl_k3(log_probs, reference), torch::tensor({0.193147F, 0.306853F})));   // 1/2 + ln 2 - 1, 2 - ln 2 - 1
+  CHECK(close(kl_k2(log_probs, reference), torch::tensor({0.240227F, 0.240227F})));  // (ln 2)^2 / 2
+  CHECK(close(kl_k3(log_probs, reference),
+              torch::tensor({0.193147F, 0.306853F})));  // 1/2 + ln 2 - 1, 2 - ln 2 - 1
 }
 
 TEST_CASE("k3 is never negative, not even where exp(d) - d - 1 cancels") {
@@ -63,8 +71,11 @@ TEST_CASE("k3 is never negative, not even where exp(d) - d - 1 cancels") {
   CHECK(torch::allclose(kl_k3(torch::zeros({2}), small), expected, /*rtol=*/1e-3, /*atol=*/0));
 }
 
-TEST_CASE("gradients in the mean over the policy: k1 gives nothing, k2 the KL's, k3 the reverse KL's [T13]") {
-  // p = 1/2, 1/4, 1/4 and q = 1/4, 1/2, 1/4: KL(p, q) = ln 2 / 4 = 0.173287, and with respect to the logits
+TEST_CASE(
+    "gradients in the mean over the policy: k1 gives nothing, k2 the KL's, k3 the reverse KL's "
+    "[T13]") {
+  // p = 1/2, 1/4, 1/4 and q = 1/4, 1/2, 1/4: KL(p, q) = ln 2 / 4 = 0.173287, and with respect to
+  // the logits
   //   dKL(p, q) = p (log(p / q) - KL),   dKL(q, p) = p - q
   const Tensor logits = torch::tensor({0.5F, 0.25F, 0.25F}).log(),
                reference = torch::tensor({0.25F, 0.5F, 0.25F}).log();
@@ -83,18 +94,24 @@ TEST_CASE("gradients in the mean over the policy: k1 gives nothing, k2 the KL's,
 }
 
 TEST_CASE("KL estimators hold the log-ratio within 20 nats, so nothing overflows [T13]") {
-  const Tensor log_probs = torch::tensor({-200.0F, 0.0F}), reference = torch::tensor({0.0F, -200.0F});
+  const Tensor log_probs = torch::tensor({-200.0F, 0.0F}),
+               reference = torch::tensor({0.0F, -200.0F});
   CHECK(close(kl_k1(log_probs, reference), torch::tensor({-20.0F, 20.0F})));
   CHECK(close(kl_k2(log_probs, reference), torch::tensor({200.0F, 200.0F})));
-  CHECK(close(kl_k3(log_probs, reference), torch::tensor({485165174.4F, 19.0F})));  // e^20 - 21, e^-20 + 19
-  CHECK(gradient(log_probs, [&](const Tensor& x) { return kl_k3(x, reference); }).isfinite().all().item<bool>());
+  CHECK(close(kl_k3(log_probs, reference),
+              torch::tensor({485165174.4F, 19.0F})));  // e^20 - 21, e^-20 + 19
+  CHECK(gradient(log_probs, [&](const Tensor& x) { return kl_k3(x, reference); })
+            .isfinite()
+            .all()
+            .item<bool>());
 }
 
 TEST_CASE("value_loss by hand, with and without the clip") {
   const Tensor values = torch::tensor({2.0F, 2.0F, 2.0F}), old = torch::tensor({1.0F, 1.0F, 1.8F});
   const Tensor returns = torch::tensor({5.0F, 0.0F, 5.0F});
   CHECK(close(value_loss(values, old, returns, 0.0), torch::tensor({4.5F, 2.0F, 4.5F})));
-  // held at 1.5, 1.5, 2: 3.5^2 / 2 beats 4.5, 1.5^2 / 2 does not beat 2, and within the clip nothing changes
+  // held at 1.5, 1.5, 2: 3.5^2 / 2 beats 4.5, 1.5^2 / 2 does not beat 2, and within the clip
+  // nothing changes
   const auto clipped = [&](const Tensor& v) { return value_loss(v, old, returns, 0.5); };
   CHECK(close(clipped(values), torch::tensor({6.125F, 2.0F, 4.5F})));
   CHECK(close(gradient(values, clipped), torch::tensor({0.0F, 2.0F, -3.0F})));
@@ -102,7 +119,8 @@ TEST_CASE("value_loss by hand, with and without the clip") {
 }
 
 TEST_CASE("loss_weights by hand: token, sequence, constant; a masked-out response counts nowhere") {
-  const Tensor mask = torch::tensor({{1, 1, 1}, {1, 0, 0}, {0, 0, 0}}).to(torch::kBool);  // the third is left out
+  const Tensor mask =
+      torch::tensor({{1, 1, 1}, {1, 0, 0}, {0, 0, 0}}).to(torch::kBool);  // the third is left out
   const float sixth = 1.0F / 6.0F;
   CHECK(close(loss_weights(mask, Aggregation::token, 10),
               torch::tensor({{.25F, .25F, .25F}, {.25F, 0.F, 0.F}, {0.F, 0.F, 0.F}})));
@@ -110,14 +128,18 @@ TEST_CASE("loss_weights by hand: token, sequence, constant; a masked-out respons
               torch::tensor({{sixth, sixth, sixth}, {.5F, 0.F, 0.F}, {0.F, 0.F, 0.F}})));
   CHECK(close(loss_weights(mask, Aggregation::constant, 10),  // 1 / 10 / 2
               torch::tensor({{.05F, .05F, .05F}, {.05F, 0.F, 0.F}, {0.F, 0.F, 0.F}})));
-  for (const auto aggregation : {Aggregation::token, Aggregation::sequence, Aggregation::constant}) {
-    CHECK(torch::equal(loss_weights(torch::zeros({2, 3}, torch::kBool), aggregation, 10), torch::zeros({2, 3})));
+  for (const auto aggregation :
+       {Aggregation::token, Aggregation::sequence, Aggregation::constant}) {
+    CHECK(torch::equal(loss_weights(torch::zeros({2, 3}, torch::kBool), aggregation, 10),
+                       torch::zeros({2, 3})));
   }
 }
 
 TEST_CASE(
-    "entropy is that of the distribution, not -log p of the sampled token [T32], at the temperature asked for [T8]") {
-  const Tensor hidden = torch::ones({2, 1}), weight = torch::tensor({0.5F, 0.25F, 0.25F}).log().unsqueeze(1);
+    "entropy is that of the distribution, not -log p of the sampled token [T32], at the "
+    "temperature asked for [T8]") {
+  const Tensor hidden = torch::ones({2, 1}),
+               weight = torch::tensor({0.5F, 0.25F, 0.25F}).log().unsqueeze(1);
   const Tensor targets = torch::tensor({0, 1});
   const auto cold = token_log_probs(hidden, weight, targets, 1.0, 3, /*with_entropy=*/true);
   CHECK(close(cold.log_probs, torch::tensor({-0.693147F, -1.386294F})));

@@ -45,14 +45,16 @@ std::string repeat(const std::string& text, int times) {
 }  // namespace
 
 TEST_CASE("math grader: numbers are exact") {
-  check_equal(
-      {"42", "042", "42.0", "+42", "84/2", "6 \\cdot 7", "42.", "{42.}", "$42$", "\\(42\\)", "{42}", "\\boxed{42}"});
+  check_equal({"42", "042", "42.0", "+42", "84/2", "6 \\cdot 7", "42.", "{42.}", "$42$", "\\(42\\)",
+               "{42}", "\\boxed{42}"});
   check_equal({"-8", "- 8", "−8", "(-8)", "-8.00"});
-  check_equal({"0.375", ".375", "\\frac{3}{8}", "\\frac38", "\\dfrac{3}{8}", "\\tfrac 38", "3/8", "\\frac{-3}{-8}"});
+  check_equal({"0.375", ".375", "\\frac{3}{8}", "\\frac38", "\\dfrac{3}{8}", "\\tfrac 38", "3/8",
+               "\\frac{-3}{-8}"});
   check_equal({"0.\\overline{27}", "0.2\\overline{72}", "\\frac{3}{11}", "0.\\bar{27}"});
   check_equal({"0.\\dot{6}", "⅔", "2/3"});
   check_equal({"7", "seven", "\\text{seven}", "\\text{seven apples}"});
-  check_equal({"3000000", "3\\text{ million}", "3 million", "3\\times 10^6", "\\text{three million}"});
+  check_equal(
+      {"3000000", "3\\text{ million}", "3 million", "3\\times 10^6", "\\text{three million}"});
   check_equal({"2.5\\times 10^{-3}", "2.5e-3", "0.0025", "\\frac{1}{400}"});
   check_different("2^{90}+1", {"2^{90}", "2^{90}-1", "1.2379400392853803e27"});
   check_different("\\frac{2}{3}", {"0.67", "0.6666666667", "\\frac{3}{2}", "23", "2", ""});
@@ -70,16 +72,16 @@ TEST_CASE("math grader: percent, currency, degrees and units leave no trace") {
   check_equal({"35\\%", "35", "35%", "35\\text{ percent}", "35 percent"});
   check_equal({"\\$4.50", "4.5", "4.50\\text{ dollars}", "4.50 dollars", "€4.50"});
   check_equal({"70^\\circ", "70^{\\circ}", "70°", "70", "70\\text{ degrees}"});
-  check_equal({"12\\text{ cm}^2", "12", "12 \\mathrm{cm}^{2}", "12 square inches", "12\\text{ m}/\\text{s}", "12 ft",
-               "12 km/h", "12 ft/sec^2", "12 miles per hour"});
+  check_equal({"12\\text{ cm}^2", "12", "12 \\mathrm{cm}^{2}", "12 square inches",
+               "12\\text{ m}/\\text{s}", "12 ft", "12 km/h", "12 ft/sec^2", "12 miles per hour"});
   check_different("35\\%", {"0.35\\%", "3500", "36"});
   check_different("12", {"12\\text{ million}", "12x", "12m+1", "13\\text{ cm}"});
   check_different("9\\text{ a.m.}", {"9\\text{ p.m.}", "9"});
 }
 
 TEST_CASE("math grader: thousands separators") {
-  check_equal({"1234567", "1,234,567", "1{,}234{,}567", "1 {,} 234{,}567", "1,\\!234,\\!567", "1\\!,234\\!,567",
-               "1\\,234\\,567", "1,\\! 234,\\! 567", "1, \\! 234, \\! 567"});
+  check_equal({"1234567", "1,234,567", "1{,}234{,}567", "1 {,} 234{,}567", "1,\\!234,\\!567",
+               "1\\!,234\\!,567", "1\\,234\\,567", "1,\\! 234,\\! 567", "1, \\! 234, \\! 567"});
   check_different("1,234,567", {"234,567", "1", "1,234,568", "(1,234,567)"});
   check_different("(12,345)", {"12345", "12,345"});
   check_equal({"2,5,100", "100, 5, 2"});  // a list, as 5,100 has a list before it
@@ -97,7 +99,8 @@ TEST_CASE("math grader: radicals, powers, constants, logarithms, trigonometry") 
   check_equal({"\\exp(3)", "e^3", "e \\cdot e^2"});
   check_equal({"7!", "5040", "\\binom{7}{3} \\cdot 144", "{7 \\choose 3}\\cdot 144"});
   check_equal({"|3-4i|", "5", "\\lfloor 5.9 \\rfloor", "\\lceil 4.1 \\rceil"});
-  check_different("\\sqrt{18}", {"\\sqrt{8}", "18", "\\pm\\sqrt{18}", "4.242640687119285", "\\sqrt[3]{18}"});
+  check_different("\\sqrt{18}",
+                  {"\\sqrt{8}", "18", "\\pm\\sqrt{18}", "4.242640687119285", "\\sqrt[3]{18}"});
   check_different("5^{300}", {"5^{300}+1", "300^5", "-5^{300}"});
   check_different("\\pi", {"3.14159265358979", "\\frac{22}{7}", "180"});
   check_different("1/(1000!)", {"1/(1001!)"});
@@ -112,15 +115,18 @@ TEST_CASE("math grader: polynomials and other expressions with variables") {
   check_equal({"2^{n+3}", "8 \\cdot 2^n"});
   check_equal({"f(3-t)", "f(-t+3)"});
   check_equal({"\\binom{n}{2}", "\\frac{n(n-1)}{2}"});
-  check_different("x^2-5x+6", {"y^2-5y+6", "x^2+5x+6", "x^2-5x", "x^{2-5x+6}", "(x-2)(x-3)=0", "0"});
+  check_different("x^2-5x+6",
+                  {"y^2-5y+6", "x^2+5x+6", "x^2-5x", "x^{2-5x+6}", "(x-2)(x-3)=0", "0"});
   check_different("|x|", {"x", "-x", "|x|+1"});
   check_different("f(3-t)", {"g(3-t)", "f(t-3)", "3-t"});
   check_different("x_1", {"x_2", "x", "x1"});
 }
 
 TEST_CASE("math grader: lists and sets have no order, \\pm is two values") {
-  check_equal({"2, 3, 7", "\\{7, 2, 3\\}", "3, 7, \\text{ and } 2", "7, 2 or 3", "x = 2, 3, 7", "x \\in \\{2,3,7\\}"});
-  check_equal({"1 \\pm \\sqrt{5}", "1-\\sqrt5, 1+\\sqrt5", "\\{1+\\sqrt5,1-\\sqrt5\\}", "x=1\\pm\\sqrt5"});
+  check_equal({"2, 3, 7", "\\{7, 2, 3\\}", "3, 7, \\text{ and } 2", "7, 2 or 3", "x = 2, 3, 7",
+               "x \\in \\{2,3,7\\}"});
+  check_equal(
+      {"1 \\pm \\sqrt{5}", "1-\\sqrt5, 1+\\sqrt5", "\\{1+\\sqrt5,1-\\sqrt5\\}", "x=1\\pm\\sqrt5"});
   check_equal({"\\emptyset", "\\{\\}", "\\varnothing", "∅"});
   check_equal({"\\{4\\}", "4"});
   check_equal({"2\\pi k", "2k\\pi, k \\in \\mathbb{Z}", "x = 2\\pi k, k \\in \\mathbb{Z}"});
@@ -132,25 +138,28 @@ TEST_CASE("math grader: lists and sets have no order, \\pm is two values") {
 }
 
 TEST_CASE("math grader: points, intervals, unions, ratios and matrices have an order") {
-  check_equal({"(3, -\\frac12)", "\\left(3,-0.5\\right)", "(x,y) = (3,-1/2)", "\\langle 3, -.5 \\rangle",
-               "x = 3, y = -\\frac12", "x=3 \\text{ and } y=-0.5"});
-  check_equal({"[-1,\\infty)", "x \\in [-1,\\infty)", "x \\ge -1", "-1 \\leq x", "[-1,+∞)", "\\{x \\mid x \\ge -1\\}",
-               "\\{x : x \\ge -1\\}", "\\{x | x \\ge -1\\}"});
+  check_equal({"(3, -\\frac12)", "\\left(3,-0.5\\right)", "(x,y) = (3,-1/2)",
+               "\\langle 3, -.5 \\rangle", "x = 3, y = -\\frac12", "x=3 \\text{ and } y=-0.5"});
+  check_equal({"[-1,\\infty)", "x \\in [-1,\\infty)", "x \\ge -1", "-1 \\leq x", "[-1,+∞)",
+               "\\{x \\mid x \\ge -1\\}", "\\{x : x \\ge -1\\}", "\\{x | x \\ge -1\\}"});
   check_equal({"(0,2] \\cup (5,6)", "(5,6)\\cup(0,2]", "x \\in (0,2]\\cup(5,6)"});
   check_equal({"(-\\infty,0)\\cup[1,\\infty)", "x < 0 \\text{ or } x \\ge 1", "x \\ge 1, x < 0"});
   check_equal({"1 \\le t < 4", "[1,4)", "4 > t \\ge 1"});
   check_equal({"\\mathbb{R}", "(-\\infty,\\infty)", "\\text{all real numbers}"});
   check_equal({"2:3", "a:b = 2:3", "2 : 3"});
-  check_equal({"\\begin{pmatrix} 1 \\\\ -2 \\end{pmatrix}", "\\begin{bmatrix}1\\\\-2\\\\\\end{bmatrix}",
-               "-\\begin{pmatrix}-1\\\\2\\end{pmatrix}", "\\left(\\begin{array}{c}1\\\\-2\\end{array}\\right)"});
-  check_different("(3, 4)", {"(4,3)", "[3,4]", "(3,4]", "3, 4", "\\{3,4\\}", "(3,4,5)", "3", "(3,4", "y=3, x=4",
-                             "x=3, x=4", "x=3", "x=3, y=4, z=5"});
+  check_equal({"\\begin{pmatrix} 1 \\\\ -2 \\end{pmatrix}",
+               "\\begin{bmatrix}1\\\\-2\\\\\\end{bmatrix}",
+               "-\\begin{pmatrix}-1\\\\2\\end{pmatrix}",
+               "\\left(\\begin{array}{c}1\\\\-2\\end{array}\\right)"});
+  check_different("(3, 4)", {"(4,3)", "[3,4]", "(3,4]", "3, 4", "\\{3,4\\}", "(3,4,5)", "3", "(3,4",
+                             "y=3, x=4", "x=3, x=4", "x=3", "x=3, y=4, z=5"});
   check_different("(0,2]\\cup(5,6)", {"(0,2]", "(0,2]\\cap(5,6)", "(0,2)\\cup(5,6)", "(0,6)"});
   check_different("2:3", {"3:2", "2:3:1", "\\frac23"});
   check_different(
       "\\begin{pmatrix} 1 \\\\ -2 \\end{pmatrix}",
-      {"\\begin{pmatrix} 1 & -2 \\end{pmatrix}", "\\begin{pmatrix} -2 \\\\ 1 \\end{pmatrix}", "(1,-2)",
-       "\\begin{pmatrix} 1 \\end{pmatrix}", "\\begin{vmatrix} 1 \\\\ -2 \\end{vmatrix}", "\\begin{pmatrix}1"});
+      {"\\begin{pmatrix} 1 & -2 \\end{pmatrix}", "\\begin{pmatrix} -2 \\\\ 1 \\end{pmatrix}",
+       "(1,-2)", "\\begin{pmatrix} 1 \\end{pmatrix}", "\\begin{vmatrix} 1 \\\\ -2 \\end{vmatrix}",
+       "\\begin{pmatrix}1"});
 }
 
 TEST_CASE("math grader: equations and inequalities") {
@@ -161,10 +170,13 @@ TEST_CASE("math grader: equations and inequalities") {
   check_equal({"y = 3x - 1", "3x - 1 = y", "3x - y = 1", "2y = 6x - 2"});
   check_equal({"y = 3x - 1", "3x - 1"});
   check_equal({"2x + 5y < 7", "7 > 5y + 2x", "4x + 10y < 14", "-2x - 5y > -7"});
-  check_equal({"x \\neq 2", "2 \\ne x", "(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R} \\setminus \\{2\\}"});
-  check_different("x \\neq 2", {"x \\ne 3", "y \\ne 2", "2", "x = 2", "x < 2", "x \\ne 2, x \\ne 3"});
+  check_equal(
+      {"x \\neq 2", "2 \\ne x", "(-\\infty,2)\\cup(2,\\infty)", "\\mathbb{R} \\setminus \\{2\\}"});
+  check_different("x \\neq 2",
+                  {"x \\ne 3", "y \\ne 2", "2", "x = 2", "x < 2", "x \\ne 2, x \\ne 3"});
   CHECK(equivalent("9", "a + b = 9"));
-  CHECK_FALSE(equivalent("a + b = 9", "9"));  // a reference is an equation unless its left side is a name
+  CHECK_FALSE(
+      equivalent("a + b = 9", "9"));  // a reference is an equation unless its left side is a name
   check_different("x = 9", {"x = -9", "x = 9, 10", "x > 9", "y = 9", "9 = x + 1", "x \\ne 9"});
   check_different("9", {"9 = x + 1", "x^2 = 9", "2x = 9", "x > 9", "8 + 1 = 10"});
   check_different("y = 3x - 1", {"y = 3x + 1", "x = 3y - 1", "-1", "y < 3x - 1"});
@@ -259,8 +271,8 @@ TEST_CASE("math extraction: the last box, the last answer tag, the last number")
   CHECK(extract_boxed("\\boxed{\\boxed{3}}") == "3");
   CHECK(extract_boxed("\\boxed{\\{1,2\\}}") == "\\{1,2\\}");
   CHECK(extract_boxed("$\\boxed 5$ apples") == "5");
-  for (const std::string none :
-       {"", "5", "\\boxed", "\\boxed{}", "\\boxed{ }", "\\boxed{5", "\\boxed{1} \\boxed{2", "\\boxed{\\}"}) {
+  for (const std::string none : {"", "5", "\\boxed", "\\boxed{}", "\\boxed{ }", "\\boxed{5",
+                                 "\\boxed{1} \\boxed{2", "\\boxed{\\}"}) {
     CAPTURE(none);
     CHECK_FALSE(extract_boxed(none));
   }
@@ -270,10 +282,12 @@ TEST_CASE("math extraction: the last box, the last answer tag, the last number")
   CHECK_FALSE(extract_tagged("6</answer>"));
   CHECK_FALSE(extract_tagged("<answer> </answer>"));
 
-  CHECK(extract_answer("<think>\\boxed{1}</think><answer>it is \\boxed{2}</answer>\\boxed{3}") == "2");
+  CHECK(extract_answer("<think>\\boxed{1}</think><answer>it is \\boxed{2}</answer>\\boxed{3}") ==
+        "2");
   CHECK(extract_answer("<answer>7</answer>") == "7");
   CHECK(extract_answer("\\boxed{8}<|im_end|>") == "8");
-  CHECK_FALSE(extract_answer("\\boxed{1} <answer>\\boxed{2</answer>"));  // cut off: no answer, not an earlier one
+  CHECK_FALSE(extract_answer(
+      "\\boxed{1} <answer>\\boxed{2</answer>"));  // cut off: no answer, not an earlier one
   CHECK_FALSE(extract_answer("the answer is 9"));
 
   CHECK(extract_last_number("it is $1,234.50.") == "1,234.50");
@@ -283,8 +297,10 @@ TEST_CASE("math extraction: the last box, the last answer tag, the last number")
   CHECK_FALSE(extract_last_number("none."));
 }
 
-// MATH_CASES=FILE build/tests -tc='*labelled*' measures a file of {"gold", "candidate", "kind", "expected"} lines.
-TEST_CASE("math grader: labelled pairs of the file MATH_CASES" * doctest::skip(std::getenv("MATH_CASES") == nullptr)) {
+// MATH_CASES=FILE build/tests -tc='*labelled*' measures a file of {"gold", "candidate", "kind",
+// "expected"} lines.
+TEST_CASE("math grader: labelled pairs of the file MATH_CASES" *
+          doctest::skip(std::getenv("MATH_CASES") == nullptr)) {
   std::ifstream file(std::getenv("MATH_CASES"));
   REQUIRE(file.good());
   int64_t pairs = 0, right = 0, false_accepts = 0;
@@ -294,8 +310,8 @@ TEST_CASE("math grader: labelled pairs of the file MATH_CASES" * doctest::skip(s
     if (!record.contains("candidate")) continue;  // bytes that are not UTF-8
     const std::string gold = record["gold"], candidate = record["candidate"];
     const auto start = std::chrono::steady_clock::now();
-    const auto answer =
-        record["kind"] == "response" ? extract_answer(candidate) : std::optional<std::string_view>(candidate);
+    const auto answer = record["kind"] == "response" ? extract_answer(candidate)
+                                                     : std::optional<std::string_view>(candidate);
     const bool equal = answer && equivalent(gold, *answer);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const bool expected = record["expected"];
@@ -303,11 +319,12 @@ TEST_CASE("math grader: labelled pairs of the file MATH_CASES" * doctest::skip(s
     right += equal == expected;
     false_accepts += equal && !expected;
     if (equal != expected)
-      std::cout << (equal ? "accepted: " : "rejected: ") << gold << "   " << candidate.substr(0, 200) << '\n';
+      std::cout << (equal ? "accepted: " : "rejected: ") << gold << "   "
+                << candidate.substr(0, 200) << '\n';
   }
   const auto count = static_cast<double>(pairs);
-  std::cout << right << " of " << pairs << " right, " << false_accepts << " false accepts, " << count / seconds
-            << " pairs/s\n";
+  std::cout << right << " of " << pairs << " right, " << false_accepts << " false accepts, "
+            << count / seconds << " pairs/s\n";
   CHECK(static_cast<double>(right) >= 0.99 * count);
   CHECK(false_accepts < 5);
 }

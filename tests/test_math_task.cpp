@@ -58,11 +58,14 @@ std::string rows(int first, int count, int level = 1) {
 
 std::vector<std::string> references(const Math& task, Split split, int64_t first, int64_t count) {
   std::vector<std::string> result;
-  for (int64_t i = first; i < first + count; ++i) result.push_back(task.problem(split, i).reference);
+  for (int64_t i = first; i < first + count; ++i)
+    result.push_back(task.problem(split, i).reference);
   return result;
 }
 
-std::set<std::string> as_set(const std::vector<std::string>& list) { return {list.begin(), list.end()}; }
+std::set<std::string> as_set(const std::vector<std::string>& list) {
+  return {list.begin(), list.end()};
+}
 
 /// What an action writes to standard error.
 template <class Action>
@@ -81,14 +84,14 @@ struct Result {
 
 Result tiny_zero_with(const std::string& arguments, const std::string& input) {
   const TempFile in(input), out(""), err("");
-  const std::string command =
-      std::string(TINY_ZERO_BINARY) + " " + arguments + " <" + in.path + " >" + out.path + " 2>" + err.path;
+  const std::string command = std::string(TINY_ZERO_BINARY) + " " + arguments + " <" + in.path +
+                              " >" + out.path + " 2>" + err.path;
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out.path), read_file(err.path)};
 }
 
-void check_row(const std::string& line, const std::string& problem, const std::string& answer, int64_t level,
-               const std::string& subject) {
+void check_row(const std::string& line, const std::string& problem, const std::string& answer,
+               int64_t level, const std::string& subject) {
   CAPTURE(line);
   const Row row = read_row(line, "f:1");
   CHECK(row.problem == problem);
@@ -100,22 +103,26 @@ void check_row(const std::string& line, const std::string& problem, const std::s
 }  // namespace
 
 TEST_CASE("math: rows in our layout, in MATH's and in GSM8K's") {
-  check_row(R"({"problem": "p", "answer": "\\frac12", "level": 4, "subject": "Algebra"})", "p", "\\frac12", 4,
-            "Algebra");
-  check_row(R"({"problem":"p","level":"Level 3","type":"Geometry","solution":"\\boxed{1}, so \\boxed{\\frac{2}{3}}."})",
-            "p", "\\frac{2}{3}", 3, "Geometry");
-  check_row(R"({"problem": "p", "level": "Level ?", "type": "Geometry", "solution": "\\fbox{7}"})", "p", "7", 0,
-            "Geometry");
-  check_row(R"({"question": "q", "answer": "48/2 = <<48/2=24>>24 clips\n#### 1,024"})", "q", "1,024", 0, "");
+  check_row(R"({"problem": "p", "answer": "\\frac12", "level": 4, "subject": "Algebra"})", "p",
+            "\\frac12", 4, "Algebra");
+  check_row(
+      R"({"problem":"p","level":"Level 3","type":"Geometry","solution":"\\boxed{1}, so \\boxed{\\frac{2}{3}}."})",
+      "p", "\\frac{2}{3}", 3, "Geometry");
+  check_row(R"({"problem": "p", "level": "Level ?", "type": "Geometry", "solution": "\\fbox{7}"})",
+            "p", "7", 0, "Geometry");
+  check_row(R"({"question": "q", "answer": "48/2 = <<48/2=24>>24 clips\n#### 1,024"})", "q",
+            "1,024", 0, "");
   check_row(R"({"problem": "p", "answer": 73, "level": null, "source": "AIME"})", "p", "73", 0, "");
-  CHECK(read_row(R"({"problem": "p", "answer": "5", "solution": "\\boxed{6}"})", "f:1").answer == "5");
+  CHECK(read_row(R"({"problem": "p", "answer": "5", "solution": "\\boxed{6}"})", "f:1").answer ==
+        "5");
 }
 
 TEST_CASE("math: a bad line stops with its place, what was found and what was wanted") {
   for (const char* line :
-       {"{", "7", "[]", R"({"problem": "p"})", R"({"answer": "5"})", R"({"problem": "p", "solution": ""})",
-        R"({"problem": ["p"], "answer": "5"})", R"({"problem": "p", "answer": ["5"]})",
-        R"({"problem": "p", "answer": "5", "level": 6})", R"({"problem": "p", "answer": "5", "level": "hard"})",
+       {"{", "7", "[]", R"({"problem": "p"})", R"({"answer": "5"})",
+        R"({"problem": "p", "solution": ""})", R"({"problem": ["p"], "answer": "5"})",
+        R"({"problem": "p", "answer": ["5"]})", R"({"problem": "p", "answer": "5", "level": 6})",
+        R"({"problem": "p", "answer": "5", "level": "hard"})",
         "{\"problem\": \"\xff\", \"answer\": \"5\"}"}) {
     const TempFile file(row(1, 1) + "\n" + line + "\n");
     Math task;
@@ -132,7 +139,8 @@ TEST_CASE("math: a bad line stops with its place, what was found and what was wa
   }
   Math task;
   task.options.train_file = "no/such/file";
-  CHECK_THROWS_WITH_AS(task.prepare(0), doctest::Contains("no/such/file: cannot be opened"), std::invalid_argument);
+  CHECK_THROWS_WITH_AS(task.prepare(0), doctest::Contains("no/such/file: cannot be opened"),
+                       std::invalid_argument);
 }
 
 TEST_CASE("math: a reference that the grader cannot read is named and left out [T28]") {
@@ -145,10 +153,12 @@ TEST_CASE("math: a reference that the grader cannot read is named and left out [
   task.options.train_file = file.path;
   task.options.test_share = 0;
   const std::string f = "\n  " + file.path;
-  CHECK(errors_of([&] { task.prepare(0); }) == "math: left out, as the grader cannot read the reference:" + f +
-                                                   ":2: \\frac{1}{0}" + f + ":3: " + f + ":4: " + f + ":5: \n");
+  CHECK(errors_of([&] { task.prepare(0); }) ==
+        "math: left out, as the grader cannot read the reference:" + f + ":2: \\frac{1}{0}" + f +
+            ":3: " + f + ":4: " + f + ":5: \n");
   CHECK(as_set(references(task, Split::train, 0, 20)) == std::set<std::string>{"1", "2"});
-  CHECK_THROWS_WITH_AS(task.problem(Split::test, 0), doctest::Contains("math-test-file"), std::invalid_argument);
+  CHECK_THROWS_WITH_AS(task.problem(Split::test, 0), doctest::Contains("math-test-file"),
+                       std::invalid_argument);
 }
 
 TEST_CASE("math: the sample holds every subject and level, and its answers can be read") {
@@ -171,13 +181,15 @@ TEST_CASE("math: the sample holds every subject and level, and its answers can b
   for (const auto& [tag, count] : tags) CHECK(count >= 5);
 }
 
-TEST_CASE("math: training rows are shuffled anew each epoch, by the seed; test rows keep their order") {
+TEST_CASE(
+    "math: training rows are shuffled anew each epoch, by the seed; test rows keep their order") {
   const TempFile train(rows(0, 50)), test(rows(100, 7));
   Math task;
   task.options.train_file = train.path;
   task.options.test_file = test.path;
   task.prepare(3);
-  const auto first = references(task, Split::train, 0, 50), second = references(task, Split::train, 50, 50);
+  const auto first = references(task, Split::train, 0, 50),
+             second = references(task, Split::train, 50, 50);
   CHECK(as_set(first).size() == 50);
   CHECK(as_set(second) == as_set(first));
   CHECK(second != first);
@@ -196,14 +208,16 @@ TEST_CASE("math: no test problem stands in the training split") {
   Math task;
   task.options.train_file = train.path;
   task.options.test_file = test.path;
-  CHECK(errors_of([&] { task.prepare(0); }).find("left out 10 training problems") != std::string::npos);
+  CHECK(errors_of([&] { task.prepare(0); }).find("left out 10 training problems") !=
+        std::string::npos);
   CHECK(task.size(Split::train) == 30);
   task.options.test_file = "";  // a share of the training file, the same whatever the seed
   task.prepare(0);
   const auto tested = as_set(references(task, Split::test, 0, task.size(Split::test)));
   CHECK(task.size(Split::train) + task.size(Split::test) == 40);
   CHECK(tested.size() >= 3);
-  for (const auto& reference : references(task, Split::train, 0, 200)) CHECK_FALSE(tested.contains(reference));
+  for (const auto& reference : references(task, Split::train, 0, 200))
+    CHECK_FALSE(tested.contains(reference));
   task.prepare(1);
   CHECK(as_set(references(task, Split::test, 0, task.size(Split::test))) == tested);
 }
@@ -230,7 +244,8 @@ TEST_CASE("math: filters by level, subject and count act on training problems on
   task.prepare(1);
   CHECK(as_set(references(task, Split::train, 0, 60)) != drawn);
   task.options = {.train_file = train.path, .test_file = test.path, .subject = "Poetry"};
-  CHECK_THROWS_WITH_AS(task.prepare(0), doctest::Contains("no training problem is left"), std::invalid_argument);
+  CHECK_THROWS_WITH_AS(task.prepare(0), doctest::Contains("no training problem is left"),
+                       std::invalid_argument);
 }
 
 TEST_CASE("math: prompts") {
@@ -245,10 +260,12 @@ TEST_CASE("math: prompts") {
   };
   const std::string orz = prompt(Template::orz);
   CHECK(orz.find("A conversation between User and Assistant. The User asks a question") == 0);
-  CHECK(orz.ends_with(
-      "extracted automatically by the \\boxed{} tag.\nThis is the problem:\nWhat is 1?\nAssistant: <think>"));
+  CHECK(
+      orz.ends_with("extracted automatically by the \\boxed{} tag.\nThis is the problem:\nWhat is "
+                    "1?\nAssistant: <think>"));
   CHECK(prompt(Template::qwen) ==
-        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within "
+        "\\boxed{}.<|im_end|>\n"
         "<|im_start|>user\nWhat is 1?<|im_end|>\n<|im_start|>assistant\n");
   CHECK(prompt(Template::plain).find("What is 1?\nPlease reason") == 0);
   CHECK(prompt(Template::short_form) == "What is 1?\n");
@@ -273,7 +290,8 @@ TEST_CASE("math: rewards of ORZ, R1-Zero and SimpleRL, and no answer apart from 
   CHECK(scores(orz, true) == Scores{1, 0, 0, 0, 0});
   CHECK(scores(orz, false) == Scores{0, 0, 0, 0, 0});
   CHECK(scores({.format_score = 1}, true) == Scores{2, 1, 1, 0, 0});
-  const Options simplerl{.prompt_template = Template::qwen, .right_score = 1, .wrong_score = -0.5, .none_score = -1};
+  const Options simplerl{
+      .prompt_template = Template::qwen, .right_score = 1, .wrong_score = -0.5, .none_score = -1};
   CHECK(scores(simplerl, true) == Scores{1, -0.5, 1, -1, -1});
   CHECK(scores(simplerl, false) == Scores{1, -0.5, 1, -1, -1});
 
@@ -291,9 +309,12 @@ TEST_CASE("math: rewards of ORZ, R1-Zero and SimpleRL, and no answer apart from 
   CHECK_FALSE(graded("await").reflected);
 }
 
-TEST_CASE("math: the form is each tag once, in order, with nothing behind; without tags a closed box") {
+TEST_CASE(
+    "math: the form is each tag once, in order, with nothing behind; without tags a closed box") {
   Math task;
-  const auto formed = [&](const std::string& text) { return task.grade({"", "5"}, text, true).formatted; };
+  const auto formed = [&](const std::string& text) {
+    return task.grade({"", "5"}, text, true).formatted;
+  };
   CHECK(formed("a</think> <answer>5</answer>\n"));
   CHECK_FALSE(formed("a <answer>5</answer>"));
   CHECK_FALSE(formed("a <answer>5</answer></think>"));
@@ -329,7 +350,9 @@ TEST_CASE("math: every response has the reward of its bare answer") {
   CHECK(task.grade_answer({"", "\\oops{"}, "1").reason == "the reference cannot be read");
 }
 
-TEST_CASE("math: documents are training problems with their own solutions, spelled by the byte tokenizer") {
+TEST_CASE(
+    "math: documents are training problems with their own solutions, spelled by the byte "
+    "tokenizer") {
   const TempFile file(R"({"problem": "2+2?", "answer": "4", "solution": "so \\boxed{5}"})");
   Math task;
   task.options.train_file = file.path;
@@ -369,32 +392,38 @@ TEST_CASE("math: grade judges a line each, in order") {
 {"correct":false,"extracted":"\\nonsense{","reason":"the reference cannot be read"}
 {"correct":false,"extracted":"\u0000�😀","reason":"the answer cannot be read"}
 )");
-  const Result cut = tiny_zero_with("grade --task math --math-need-end",
-                                    R"({"gold": "5", "response": "\\boxed{5}", "finished": false})");
-  CHECK(cut.output == "{\"correct\":false,\"extracted\":\"5\",\"reason\":\"the response was cut\"}\n");
-  const Result number = tiny_zero_with("grade --task math --math-extract number",
-                                       R"({"gold": "18", "response": "She makes 9 * 2 = $18 a day."})");
+  const Result cut =
+      tiny_zero_with("grade --task math --math-need-end",
+                     R"({"gold": "5", "response": "\\boxed{5}", "finished": false})");
+  CHECK(cut.output ==
+        "{\"correct\":false,\"extracted\":\"5\",\"reason\":\"the response was cut\"}\n");
+  const Result number =
+      tiny_zero_with("grade --task math --math-extract number",
+                     R"({"gold": "18", "response": "She makes 9 * 2 = $18 a day."})");
   CHECK(number.output == "{\"correct\":true,\"extracted\":\"18\",\"reason\":\"equal\"}\n");
-  const Result countdown =
-      tiny_zero_with("grade --task countdown", R"({"gold": "2,3=6", "response": "<answer>2*3</answer>"})");
+  const Result countdown = tiny_zero_with(
+      "grade --task countdown", R"({"gold": "2,3=6", "response": "<answer>2*3</answer>"})");
   CHECK(countdown.output == "{\"correct\":true,\"extracted\":\"6\",\"reason\":\"right\"}\n");
 }
 
 TEST_CASE("math: every recipe is understood") {
   for (const auto& recipe : fs::directory_iterator(TEST_DATA_DIR "/../../tasks/math/recipes")) {
     const bool own_file = recipe.path().filename() == "sums.conf";
-    const Result result = tiny_zero_with(
-        "grade --task math --recipe " + recipe.path().string() + (own_file ? " --math-train-file ''" : ""),
-        R"({"gold": "5", "response": "a</think><answer>\\boxed{5}</answer>"})");
+    const Result result =
+        tiny_zero_with("grade --task math --recipe " + recipe.path().string() +
+                           (own_file ? " --math-train-file ''" : ""),
+                       R"({"gold": "5", "response": "a</think><answer>\\boxed{5}</answer>"})");
     CHECK(result.errors == "");
     CHECK(result.output == "{\"correct\":true,\"extracted\":\"5\",\"reason\":\"equal\"}\n");
   }
 }
 
 TEST_CASE("math: grade ends at a line that it cannot use and names it") {
-  for (const std::string bad : {"{", "7", "{\"gold\": \"5\"}", "{\"candidate\": \"5\"}",
-                                "{\"gold\": 5, \"candidate\": \"5\"}", "{\"gold\": \"5\", \"candidate\": \"\xff\"}"}) {
-    const Result result = tiny_zero_with("grade --task math", "{\"gold\": \"5\", \"candidate\": \"5\"}\n" + bad + "\n");
+  for (const std::string bad :
+       {"{", "7", "{\"gold\": \"5\"}", "{\"candidate\": \"5\"}",
+        "{\"gold\": 5, \"candidate\": \"5\"}", "{\"gold\": \"5\", \"candidate\": \"\xff\"}"}) {
+    const Result result = tiny_zero_with("grade --task math",
+                                         "{\"gold\": \"5\", \"candidate\": \"5\"}\n" + bad + "\n");
     CAPTURE(bad);
     CAPTURE(result.errors);
     CHECK(result.code == 1);
@@ -407,19 +436,26 @@ TEST_CASE("decontaminate drops what shares ten words with a test problem, and sa
   const TempFile test(R"({"problem": "A farmer has ten cows, and each of the cows eats 3 bales."}
 {"problem": "What is $2+3$?"}
 )");
-  const std::string same = R"({"problem":"Long ago a FARMER has ten cows and each of the (cows) died.","answer":"1"})";
-  const std::string nine = R"({"problem":"Long ago a farmer has ten cows and each of the goats died.","answer":"2"})";
+  const std::string same =
+      R"({"problem":"Long ago a FARMER has ten cows and each of the (cows) died.","answer":"1"})";
+  const std::string nine =
+      R"({"problem":"Long ago a farmer has ten cows and each of the goats died.","answer":"2"})";
   const std::string short_same = R"({"question":"what is $23$","answer":"3"})";
-  const std::string longer = R"({"question":"what is $2+3$ to the power of four times six","answer":"4"})";
+  const std::string longer =
+      R"({"question":"what is $2+3$ to the power of four times six","answer":"4"})";
   const std::string other = R"({"answer":"5","problem":"Größe"})";
-  const Result result = tiny_zero_with("decontaminate --against " + test.path,
-                                       same + "\n" + nine + "\n" + short_same + "\n" + longer + "\n" + other + "\n");
+  const Result result =
+      tiny_zero_with("decontaminate --against " + test.path,
+                     same + "\n" + nine + "\n" + short_same + "\n" + longer + "\n" + other + "\n");
   CHECK(result.code == 0);
   CHECK(result.output == nine + "\n" + longer + "\n" + other + "\n");
-  CHECK(result.errors == "line 1 shares \"a farmer has ten cows and each of the cows\" with " + test.path +
-                             ":1\nline 3 shares \"what is 23\" with " + test.path + ":2\ndropped 2 of 5 problems\n");
-  const Result bad = tiny_zero_with("decontaminate --against " + test.path, same + "\n{\"text\": \"x\"}\n");
+  CHECK(result.errors == "line 1 shares \"a farmer has ten cows and each of the cows\" with " +
+                             test.path + ":1\nline 3 shares \"what is 23\" with " + test.path +
+                             ":2\ndropped 2 of 5 problems\n");
+  const Result bad =
+      tiny_zero_with("decontaminate --against " + test.path, same + "\n{\"text\": \"x\"}\n");
   CHECK(bad.code == 1);
   CHECK(bad.errors.find("standard input, line 2: ") != std::string::npos);
-  CHECK(tiny_zero_with("decontaminate --against no/such/file", "").errors.find("no/such/file") != std::string::npos);
+  CHECK(tiny_zero_with("decontaminate --against no/such/file", "").errors.find("no/such/file") !=
+        std::string::npos);
 }

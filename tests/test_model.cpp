@@ -1,4 +1,5 @@
-// The transformer: sampling and training see one function, files come back bit for bit, and wrong ones are named.
+// The transformer: sampling and training see one function, files come back bit for bit, and wrong
+// ones are named.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <doctest/doctest.h>
@@ -32,12 +33,14 @@ ModelConfig small_config() {
   return config;
 }
 
-/// Weights large enough, and biases and norms uneven enough, for every part of the model to show in the logits.
+/// Weights large enough, and biases and norms uneven enough, for every part of the model to show in
+/// the logits.
 Model small_model(Head head = Head::language_model, ModelConfig config = small_config()) {
   const at::NoGradGuard no_grad;
   Model model(config, head, /*seed=*/1, torch::kCPU);
   auto generator = at::detail::createCPUGenerator(2);
-  model.parameters().add_(torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.2);
+  model.parameters().add_(
+      torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.2);
   return model;
 }
 
@@ -48,19 +51,22 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 
 Tensor ids_of(const std::vector<int64_t>& ids) { return torch::tensor(ids, torch::kInt64); }
 
-/// Log-probs of all tokens after every position of a packed batch, by the way that training takes.   @return (N, V)
+/// Log-probs of all tokens after every position of a packed batch, by the way that training takes.
+/// @return (N, V)
 Tensor all_log_probs(const Model& model, const Sequences& sequences) {
   const at::NoGradGuard no_grad;
   const auto tokens = PackedTokens::from(sequences, torch::kCPU);
   const int64_t n = tokens.count(), v = model.config().used_vocab_size;
-  const Tensor positions = torch::arange(n).repeat_interleave(v), targets = torch::arange(v).repeat({n});
-  return model.log_probs(model.hidden_states(tokens), positions, targets, 1.0, false).log_probs.view({n, v});
+  const Tensor positions = torch::arange(n).repeat_interleave(v),
+               targets = torch::arange(v).repeat({n});
+  return model.log_probs(model.hidden_states(tokens), positions, targets, 1.0, false)
+      .log_probs.view({n, v});
 }
 
 fs::path fresh_directory() {
   static int count = 0;
-  const fs::path path =
-      fs::temp_directory_path() / ("tiny_zero_model_" + std::to_string(getpid()) + "_" + std::to_string(count++));
+  const fs::path path = fs::temp_directory_path() / ("tiny_zero_model_" + std::to_string(getpid()) +
+                                                     "_" + std::to_string(count++));
   fs::create_directories(path);
   return path;
 }
@@ -146,7 +152,8 @@ TEST_CASE("a prefill shared by a group equals one of each member") {
   const auto step = [&](auto& cache, const Tensor& rows) {
     return model.decode(next.index_select(0, rows), rows, positions.index_select(0, rows), cache);
   };
-  CHECK(largest_difference(step(shared, some), step(own, torch::arange(6)).index_select(0, some)) < 1e-5);
+  CHECK(largest_difference(step(shared, some), step(own, torch::arange(6)).index_select(0, some)) <
+        1e-5);
 }
 
 TEST_CASE("the gradient of the whole model is the slope of its loss") {
@@ -155,17 +162,20 @@ TEST_CASE("the gradient of the whole model is the slope of its loss") {
   SUBCASE("norms of q and k") { config.family = "qwen3"; }
   Model model = small_model(Head::both, config);
   const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
-  const Tensor positions = ids_of({0, 1, 2, 3, 6, 7, 13}), targets = ids_of({1, 12, 30, 2, 9, 4, 3});
+  const Tensor positions = ids_of({0, 1, 2, 3, 6, 7, 13}),
+               targets = ids_of({1, 12, 30, 2, 9, 4, 3});
   const auto loss = [&] {
     const Tensor hidden = model.hidden_states(tokens);
     const auto scored = model.log_probs(hidden, positions, targets, 0.8, /*with_entropy=*/true);
-    return scored.log_probs.sum() + 0.5 * scored.entropies.sum() + model.values(hidden, positions).square().sum();
+    return scored.log_probs.sum() + 0.5 * scored.entropies.sum() +
+           model.values(hidden, positions).square().sum();
   };
   loss().backward();
   const at::NoGradGuard no_grad;
   const Tensor start = model.parameters().clone(), gradient = model.gradients().clone();
   for (uint64_t seed = 0; seed < 4; ++seed) {
-    const Tensor direction = torch::randn(start.sizes(), at::detail::createCPUGenerator(seed), torch::TensorOptions());
+    const Tensor direction =
+        torch::randn(start.sizes(), at::detail::createCPUGenerator(seed), torch::TensorOptions());
     const double h = 2e-4;
     model.parameters().copy_(start + h * direction);
     const double above = loss().item<double>();
@@ -176,7 +186,8 @@ TEST_CASE("the gradient of the whole model is the slope of its loss") {
   }
 }
 
-TEST_CASE("a saved model comes back bit for bit; a value head that the file lacks starts at zero [T19]") {
+TEST_CASE(
+    "a saved model comes back bit for bit; a value head that the file lacks starts at zero [T19]") {
   auto config = small_config();
   config.tie_embeddings = false;
   config.rope_theta = 5e5;
@@ -187,14 +198,15 @@ TEST_CASE("a saved model comes back bit for bit; a value head that the file lack
   const Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
   CHECK(torch::equal(loaded.parameters(), model.parameters()));
   CHECK(loaded.config().end_ids == config.end_ids);
-  CHECK(
-      torch::equal(all_log_probs(loaded, kPrompts), all_log_probs(model, kPrompts)));  // so theta and eps came back too
+  CHECK(torch::equal(all_log_probs(loaded, kPrompts),
+                     all_log_probs(model, kPrompts)));  // so theta and eps came back too
   const Model both = Model::load(saved.path, Head::both, torch::kCPU);
   CHECK(both.value_head().abs().sum().item<double>() == 0.0);
   CHECK(torch::equal(all_log_probs(both, kPrompts), all_log_probs(model, kPrompts)));
   const Model critic = small_model(Head::both);
   const Saved saved_critic(critic);
-  CHECK(torch::equal(Model::load(saved_critic.path, Head::value, torch::kCPU).value_head(), critic.value_head()));
+  CHECK(torch::equal(Model::load(saved_critic.path, Head::value, torch::kCPU).value_head(),
+                     critic.value_head()));
 }
 
 TEST_CASE("a clone computes the same and shares no memory") {
@@ -219,8 +231,10 @@ TEST_CASE("padded rows of the vocabulary are neither scored nor sampled [T22]") 
   const at::NoGradGuard no_grad;
   Model model = small_model();
   const auto config = model.config();
-  model.parameters().slice(0, 38 * config.hidden_size, 40 * config.hidden_size).fill_(50.0);  // ids 38 and 39
-  CHECK(all_log_probs(model, kPrompts).slice(1, 38).max().item<double>() > -0.7);             // they would win
+  model.parameters()
+      .slice(0, 38 * config.hidden_size, 40 * config.hidden_size)
+      .fill_(50.0);                                                                // ids 38 and 39
+  CHECK(all_log_probs(model, kPrompts).slice(1, 38).max().item<double>() > -0.7);  // they would win
   model.limit_vocabulary(38);
   const Tensor log_probs = all_log_probs(model, kPrompts);
   CHECK(largest_difference(log_probs.exp().sum(1), torch::ones({15})) < 1e-5);
@@ -244,7 +258,8 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
       {"architectures", {"Qwen2ForSequenceClassification"}, {"Qwen2ForCausalLM"}, "architectures"},
       {"attention_bias", true, removed, "attention_bias"},
       {"layer_types", {"full_attention", "sliding_attention"}, removed, "sliding_attention"},
-      {"logit_softcapping", 30, removed, "logit_softcapping"},  // a field that this program does not know
+      {"logit_softcapping", 30, removed,
+       "logit_softcapping"},  // a field that this program does not know
       {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, nullptr, "low_freq_factor"},
       {"rope_theta", -1, 10000.0, "rope"},
       {"vocab_size", 1e18, 40, "vocab_size"},  // no table is made of a size before it is checked
@@ -270,7 +285,8 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
     contains(part);
     saved.set(field, right);
   }
-  saved.set("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}});  // as transformers 5 writes it
+  saved.set("rope_parameters",
+            {{"rope_type", "default"}, {"rope_theta", 5e5}});  // as transformers 5 writes it
   saved.set("rope_theta", removed);
   CHECK(Model::load(saved.path, Head::value, torch::kCPU).config().rope_theta == 5e5);
   std::ofstream(saved.path / "config.json") << "{";
@@ -279,7 +295,9 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   contains("config.json cannot be opened");
 }
 
-TEST_CASE("logits and greedy continuations are those of transformers") {  // stored by check_transformers.py --write
+TEST_CASE(
+    "logits and greedy continuations are those of transformers") {  // stored by
+                                                                    // check_transformers.py --write
   const at::NoGradGuard no_grad;
   std::vector<fs::path> folders;
   if (const char* real = std::getenv("REFERENCE_MODEL")) {
@@ -293,7 +311,8 @@ TEST_CASE("logits and greedy continuations are those of transformers") {  // sto
     CAPTURE(folder);
     const Model model = Model::load(folder, Head::language_model, torch::kCPU);
     const auto reference = load_safetensors(folder / "reference.safetensors");
-    const Tensor ids = reference.at("ids"), starts = reference.at("starts"), wanted = reference.at("logits");
+    const Tensor ids = reference.at("ids"), starts = reference.at("starts"),
+                 wanted = reference.at("logits");
     Sequences prompts;
     for (int64_t i = 0; i + 1 < starts.size(0); ++i) {
       const Tensor prompt = ids.slice(0, starts[i].item<int64_t>(), starts[i + 1].item<int64_t>());
@@ -302,29 +321,34 @@ TEST_CASE("logits and greedy continuations are those of transformers") {  // sto
     Sequences prefixes;  // a prefill gives the logits after the last token
     for (int64_t i = 0; i < 3; ++i) {
       for (size_t length = 1; length <= prompts[i].size(); ++length)
-        prefixes.emplace_back(prompts[i].begin(), prompts[i].begin() + static_cast<int64_t>(length));
+        prefixes.emplace_back(prompts[i].begin(),
+                              prompts[i].begin() + static_cast<int64_t>(length));
     }
     auto cache = model.make_cache(static_cast<int64_t>(prefixes.size()), /*capacity=*/64);
-    const Tensor logits = model.prefill(PackedTokens::from(prefixes, torch::kCPU), cache, /*copies=*/1);
+    const Tensor logits =
+        model.prefill(PackedTokens::from(prefixes, torch::kCPU), cache, /*copies=*/1);
     const double spread = (wanted.max() - wanted.min()).item<double>();
     const double difference = largest_difference(logits, wanted) / spread;
     CHECK(difference < 2e-4);
-    const Rollout rollout =
-        Sampler(model, {/*temperature=*/0.0, 1.0, /*max_response_tokens=*/64}).sample(prompts, 1, 0);
+    const Rollout rollout = Sampler(model, {/*temperature=*/0.0, 1.0, /*max_response_tokens=*/64})
+                                .sample(prompts, 1, 0);
     const Tensor expected = reference.at("continuations");
     int64_t same = 0;
     for (int64_t i = 0; i < rollout.size(); ++i) {
       const int64_t length = rollout.lengths[i];
       CHECK((length == 64 || rollout.finished[i]));
-      same += torch::equal(rollout.response_ids[i].slice(0, 0, length), expected[i].slice(0, 0, length));
+      same += torch::equal(rollout.response_ids[i].slice(0, 0, length),
+                           expected[i].slice(0, 0, length));
     }
     CHECK(same == 20);
-    MESSAGE(folder.filename().string(), ": logits differ by ", difference, " of their spread, ", same,
-            " of 20 greedy continuations are the same");
+    MESSAGE(folder.filename().string(), ": logits differ by ", difference, " of their spread, ",
+            same, " of 20 greedy continuations are the same");
   }
 }
 
-TEST_CASE("weights that are missing, too many, of no float type or in the wrong shard are refused by name") {
+TEST_CASE(
+    "weights that are missing, too many, of no float type or in the wrong shard are refused by "
+    "name") {
   const Model model = small_model();
   const Saved saved(model);
   const auto whole = load_safetensors(saved.path / "model.safetensors");
@@ -332,17 +356,23 @@ TEST_CASE("weights that are missing, too many, of no float type or in the wrong 
     auto tensors = whole;
     change(tensors);
     save_safetensors(saved.path / "changed", NamedTensors(tensors.begin(), tensors.end()));
-    fs::rename(saved.path / "changed", saved.path / "model.safetensors");  // `whole` still maps the old one
+    fs::rename(saved.path / "changed",
+               saved.path / "model.safetensors");  // `whole` still maps the old one
     return saved.refusal();
   };
   const auto has = [](const std::string& text, const std::string& part) {
     CAPTURE(text);
     CHECK(text.find(part) != std::string::npos);
   };
-  has(refusal([](auto& t) { t.erase("model.norm.weight"); }), "tensor model.norm.weight is missing");
-  has(refusal([](auto& t) { t["model.layers.2.x"] = torch::ones({1}); }), "model.layers.2.x is in the weights");
-  has(refusal([](auto& t) { t["model.norm.weight"] = torch::ones({32}, torch::kInt64); }), "model.norm.weight is");
-  CHECK(refusal([](auto& t) { t["lm_head.weight"] = torch::ones({40, 32}); }) == "loaded");  // tied: not used
+  has(refusal([](auto& t) { t.erase("model.norm.weight"); }),
+      "tensor model.norm.weight is missing");
+  has(refusal([](auto& t) { t["model.layers.2.x"] = torch::ones({1}); }),
+      "model.layers.2.x is in the weights");
+  has(refusal([](auto& t) { t["model.norm.weight"] = torch::ones({32}, torch::kInt64); }),
+      "model.norm.weight is");
+  CHECK(refusal([](auto& t) {
+          t["lm_head.weight"] = torch::ones({40, 32});
+        }) == "loaded");  // tied: not used
   CHECK(refusal([](auto&) {}) == "loaded");
 
   auto first = whole, second = whole;
@@ -360,7 +390,8 @@ TEST_CASE("weights that are missing, too many, of no float type or in the wrong 
     return saved.refusal();
   };
   CHECK(with_index({{"weight_map", places}}) == "loaded");
-  CHECK(torch::equal(Model::load(saved.path, Head::language_model, torch::kCPU).parameters(), model.parameters()));
+  CHECK(torch::equal(Model::load(saved.path, Head::language_model, torch::kCPU).parameters(),
+                     model.parameters()));
   has(with_index({{"weights", places}}), "weight_map");
   has(with_index({{"weight_map", {{"x", 1}}}}), "tensor x is in 1");
   has(with_index({{"weight_map", {{"x", "../a.safetensors"}}}}), "../a.safetensors");
@@ -383,7 +414,8 @@ TEST_CASE("end tokens are those of config.json and of generation_config.json") {
   CHECK(saved.refusal().find("generation_config.json") != std::string::npos);
 }
 
-TEST_CASE("weights stored as bfloat16 are widened, and bfloat16 products stay near float32's [T12]") {
+TEST_CASE(
+    "weights stored as bfloat16 are widened, and bfloat16 products stay near float32's [T12]") {
   Model model = small_model();
   const Saved saved(model);
   std::vector<std::pair<std::string, Tensor>> narrowed;
@@ -392,7 +424,8 @@ TEST_CASE("weights stored as bfloat16 are widened, and bfloat16 products stay ne
   }
   save_safetensors(saved.path / "model.safetensors", narrowed);
   const Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
-  CHECK(torch::equal(loaded.parameters(), model.parameters().to(torch::kBFloat16).to(torch::kFloat32)));
+  CHECK(torch::equal(loaded.parameters(),
+                     model.parameters().to(torch::kBFloat16).to(torch::kFloat32)));
 
   const Tensor exact = all_log_probs(model, kPrompts);
   model.set_compute_type(torch::kBFloat16);
@@ -414,6 +447,7 @@ TEST_CASE("values are the value head's product with the hidden states of the giv
   critic.value_head().fill_(0.5);
   const Tensor hidden = critic.hidden_states(PackedTokens::from(kPrompts, torch::kCPU));
   const Tensor values = critic.values(hidden, ids_of({14, 0}));
-  CHECK(largest_difference(values, torch::stack({hidden[14].sum() / 2, hidden[0].sum() / 2})) < 1e-5);
+  CHECK(largest_difference(values, torch::stack({hidden[14].sum() / 2, hidden[0].sum() / 2})) <
+        1e-5);
   CHECK_THROWS_AS(small_model().values(hidden, ids_of({0})), c10::Error);
 }

@@ -20,16 +20,19 @@ Config plain_config() {
 
 }  // namespace
 
-TEST_CASE("AdamW: three steps worked by hand, epsilon outside the root and after the correction [T20]") {
+TEST_CASE(
+    "AdamW: three steps worked by hand, epsilon outside the root and after the correction [T20]") {
   // beta 0.5 and 0.75, epsilon 1, rate 0.1, p = 1
-  //   g =  2: m =  1,    v = 1,       m^ =  2,         v^ = 4,            p -= 0.1 *  2 / 3               -> 0.933333
-  //   g = -4: m = -1.5,  v = 4.75,    m^ = -2,         v^ = 10.857143,    p -= 0.1 * -2 / 4.295018        -> 0.979899
-  //   g =  0: m = -0.75, v = 3.5625,  m^ = -0.857143,  v^ = 6.162162,     p -= 0.1 * -0.857143 / 3.482370 -> 1.004513
+  //   g =  2: m =  1,    v = 1,       m^ =  2,         v^ = 4,            p -= 0.1 *  2 / 3 ->
+  //   0.933333 g = -4: m = -1.5,  v = 4.75,    m^ = -2,         v^ = 10.857143,    p -= 0.1 * -2
+  //   / 4.295018        -> 0.979899 g =  0: m = -0.75, v = 3.5625,  m^ = -0.857143,  v^ = 6.162162,
+  //   p -= 0.1 * -0.857143 / 3.482370 -> 1.004513
   Config config = plain_config();
   config.adam_epsilon = 1;
   Tensor parameters = torch::ones({1}), gradients = torch::zeros({1});
   AdamW optimizer(parameters, config);
-  for (const auto& [slope, expected] : {std::pair{2.0, 0.933333}, {-4.0, 0.979899}, {0.0, 1.004513}}) {
+  for (const auto& [slope, expected] :
+       {std::pair{2.0, 0.933333}, {-4.0, 0.979899}, {0.0, 1.004513}}) {
     gradients.fill_(slope);
     CHECK(optimizer.step(parameters, gradients, 0.1) == doctest::Approx(std::abs(slope)));
     CHECK(parameters.item<double>() == doctest::Approx(expected).epsilon(1e-6));
@@ -45,8 +48,9 @@ TEST_CASE("AdamW: gradients longer than max_grad_norm are scaled to it, shorter 
   config.max_grad_norm = 1;
   Tensor parameters = torch::zeros({2}), gradients = torch::tensor({3.0F, 4.0F});
   AdamW longer(parameters, config), shorter(parameters, config);
-  CHECK(longer.step(parameters, gradients, 0.1) == doctest::Approx(5.0));  // the norm before scaling
-  CHECK(torch::allclose(longer.mean, torch::tensor({0.3F, 0.4F})));        // half of (0.6, 0.8)
+  CHECK(longer.step(parameters, gradients, 0.1) ==
+        doctest::Approx(5.0));                                       // the norm before scaling
+  CHECK(torch::allclose(longer.mean, torch::tensor({0.3F, 0.4F})));  // half of (0.6, 0.8)
   gradients.copy_(torch::tensor({0.3F, 0.4F}));
   CHECK(shorter.step(parameters, gradients, 0.1) == doctest::Approx(0.5));
   CHECK(torch::allclose(shorter.mean, torch::tensor({0.15F, 0.2F})));
@@ -62,7 +66,8 @@ TEST_CASE("AdamW: a step at rate 0, as in the critic's warm-up, leaves the momen
 }
 
 TEST_CASE("AdamW: a gradient that is not finite changes nothing but is zeroed") {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Config config = plain_config();
     config.weight_decay = 0.1;
     config.max_grad_norm = 1;
@@ -84,7 +89,8 @@ TEST_CASE("AdamW: weight decay is decoupled from the moments") {
   config.adam_epsilon = 1e-8;
   AdamW optimizer(parameters, config);
   optimizer.step(parameters, gradients, 0.5);
-  // 2 (1 - 0.5 * 0.1) = 1.9; the second also takes a first Adam step of the rate times the gradient's sign
+  // 2 (1 - 0.5 * 0.1) = 1.9; the second also takes a first Adam step of the rate times the
+  // gradient's sign
   CHECK(torch::allclose(parameters, torch::tensor({1.9F, 1.4F})));
   CHECK(optimizer.mean[0].item<double>() == 0);
 }

@@ -1,4 +1,5 @@
-// Sampling: who owns which token. End token 0 is also the padding, so any mask made from ids instead of lengths shows.
+// Sampling: who owns which token. End token 0 is also the padding, so any mask made from ids
+// instead of lengths shows.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <doctest/doctest.h>
@@ -17,7 +18,8 @@ using torch::Tensor;
 namespace {
 
 using Sequences = std::vector<std::vector<int64_t>>;
-const Sequences kPrompts{{5, 0, 7}, {9}, {1, 2, 3, 4, 5, 6, 7, 8}, {0, 0}, {19, 18, 17, 16}, {9}, {3, 14, 15, 9, 2, 6}};
+const Sequences kPrompts{{5, 0, 7},        {9}, {1, 2, 3, 4, 5, 6, 7, 8}, {0, 0},
+                         {19, 18, 17, 16}, {9}, {3, 14, 15, 9, 2, 6}};
 
 Model tiny_model(int64_t vocab_size = 24, std::vector<int64_t> end_ids = {0}) {
   const at::NoGradGuard no_grad;
@@ -31,7 +33,8 @@ Model tiny_model(int64_t vocab_size = 24, std::vector<int64_t> end_ids = {0}) {
   config.end_ids = std::move(end_ids);
   Model model(config, Head::language_model, /*seed=*/1, torch::kCPU);
   auto generator = at::detail::createCPUGenerator(3);
-  model.parameters().add_(torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.15);
+  model.parameters().add_(
+      torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.15);
   return model;
 }
 
@@ -91,14 +94,17 @@ TEST_CASE("the same seed and draw give the same bytes, another draw or seed othe
   Sampler sampler(model, options());
   const Rollout first = sampler.sample(kPrompts, 2, /*draw=*/5);
   const Rollout other = sampler.sample(kPrompts, 2, /*draw=*/6);
-  const Rollout again = sampler.sample(kPrompts, 2, /*draw=*/5);  // its cache holds what the others left
+  const Rollout again =
+      sampler.sample(kPrompts, 2, /*draw=*/5);  // its cache holds what the others left
   CHECK(torch::equal(again.response_ids, first.response_ids));
   CHECK(torch::equal(again.log_probs, first.log_probs));
   CHECK(response(other, 0) != response(first, 0));
-  CHECK(response(Sampler(model, options(1.0, 512, /*seed=*/8)).sample(kPrompts, 2, 5), 0) != response(first, 0));
+  CHECK(response(Sampler(model, options(1.0, 512, /*seed=*/8)).sample(kPrompts, 2, 5), 0) !=
+        response(first, 0));
 }
 
-TEST_CASE("a response stops with its end token, which counts; a truncated one gets none [T1, T15]") {
+TEST_CASE(
+    "a response stops with its end token, which counts; a truncated one gets none [T1, T15]") {
   for (const std::vector<int64_t>& end_ids : Sequences{{0}, {4, 11}}) {
     const Model model = tiny_model(24, end_ids);
     const Rollout rollout = Sampler(model, options()).sample(kPrompts, 8, 0);
@@ -128,28 +134,31 @@ TEST_CASE("sampling and scoring see one distribution, at any temperature [T8, T1
     const Rollout rollout = Sampler(model, options(temperature)).sample(kPrompts, 4, 0);
     CHECK(rollout.response_ids.max().item<int64_t>() < 20);
     for (const int64_t max_tokens : {1, 100}) {
-      CHECK(largest_difference(score_log_probs(model, rollout, temperature, max_tokens), rollout.log_probs) < 1e-4);
+      CHECK(largest_difference(score_log_probs(model, rollout, temperature, max_tokens),
+                               rollout.log_probs) < 1e-4);
     }
   }
   SamplingOptions one_token = options();
   one_token.max_response_tokens = 1;
   const Rollout first = Sampler(model, one_token).sample({kPrompts[0]}, 4000, 0);
   const Tensor frequency = torch::bincount(first.response_ids.flatten(), {}, 20) / 4000.0;
-  const Tensor law = torch::zeros({20}).index_put_({first.response_ids.flatten()}, first.log_probs.flatten().exp());
+  const Tensor law = torch::zeros({20}).index_put_({first.response_ids.flatten()},
+                                                   first.log_probs.flatten().exp());
   CHECK(largest_difference(frequency, law) < 0.035);  // 4.4 standard errors at worst
 }
 
 TEST_CASE("greedy responses of a group are one response") {
   const Model model = tiny_model();
   const Rollout rollout = Sampler(model, options(/*temperature=*/0.0)).sample(kPrompts, 3, 0);
-  for (int64_t i = 0; i < rollout.size(); ++i) CHECK(response(rollout, i) == response(rollout, i / 3 * 3));
+  for (int64_t i = 0; i < rollout.size(); ++i)
+    CHECK(response(rollout, i) == response(rollout, i / 3 * 3));
 }
 
 TEST_CASE("prompts that do not fit are refused, the longest that fits is answered") {
   const Model model = tiny_model();  // 40 positions, 20 of them for the response
   Sampler sampler(model, options());
-  CHECK_THROWS_WITH_AS(sampler.sample({std::vector<int64_t>(21, 1)}, 1, 0), doctest::Contains("max-response-tokens"),
-                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS(sampler.sample({std::vector<int64_t>(21, 1)}, 1, 0),
+                       doctest::Contains("max-response-tokens"), std::invalid_argument);
   CHECK_THROWS_AS(sampler.sample(Sequences{{}}, 1, 0), std::invalid_argument);
   const Rollout longest = sampler.sample({std::vector<int64_t>(20, 1)}, 8, 0);
   CHECK(largest_difference(score_log_probs(model, longest, 1.0, 1000), longest.log_probs) < 1e-4);
@@ -159,7 +168,8 @@ TEST_CASE("responses keep the sampled ids where their text would be split otherw
   const auto tokenizer = Tokenizer::from_file(TEST_DATA_DIR "/tokenizer/gpt2/tokenizer.json");
   const auto vocab_size = static_cast<int64_t>(tokenizer.vocab_size());
   const Model model = tiny_model(vocab_size, {12});
-  const Rollout rollout = Sampler(model, options()).sample(tokenizer, {{"abc", "1"}, {"the cat", "2"}}, 4, 0);
+  const Rollout rollout =
+      Sampler(model, options()).sample(tokenizer, {{"abc", "1"}, {"the cat", "2"}}, 4, 0);
   CHECK(rollout.prompts[1] == tokenizer.encode("the cat"));
   int64_t split_otherwise = 0;
   for (int64_t i = 0; i < rollout.size(); ++i) {
@@ -179,13 +189,15 @@ TEST_CASE("a scoring batch points each response token at the position before it"
   const auto equals = [](const Tensor& found, const std::vector<int64_t>& wanted) {
     CHECK(torch::equal(found, torch::tensor(wanted, torch::kInt64)));
   };
-  equals(batch.tokens.ids, {20, 8, 9, 10, 11, 12, 5});  // the last token of a response predicts nothing
+  equals(batch.tokens.ids,
+         {20, 8, 9, 10, 11, 12, 5});  // the last token of a response predicts nothing
   CHECK(batch.tokens.starts == std::vector<int64_t>{0, 3, 7});
   equals(batch.positions, {0, 1, 2, 5, 6});
   equals(batch.targets, {8, 9, 1, 5, 0});
   equals(batch.rows, {2, 2, 2, 0, 0});
   equals(batch.columns, {0, 1, 2, 0, 1});
-  CHECK(torch::equal(batch.pick(rollout.log_probs), torch::tensor({-7.0F, -8.0F, -9.0F, -1.0F, -2.0F})));
+  CHECK(torch::equal(batch.pick(rollout.log_probs),
+                     torch::tensor({-7.0F, -8.0F, -9.0F, -1.0F, -2.0F})));
 }
 
 TEST_CASE("micro-batches hold every response once and no more tokens than allowed") {
@@ -231,7 +243,8 @@ TEST_CASE("grades go to the responses of their own problem") {
 
 TEST_CASE("rollouts joined and taken apart keep each row's own things") {
   const Rollout rollout = by_hand();
-  const Rollout narrow = select_prompts(rollout, {0});  // only the first prompt's responses, at most 2 tokens long
+  const Rollout narrow =
+      select_prompts(rollout, {0});  // only the first prompt's responses, at most 2 tokens long
   CHECK(narrow.response_ids.size(1) == 2);
   const Rollout joined = concatenate(narrow, rollout);  // a narrow table before a wide one
   CHECK(joined.prompts.size() == 3);
@@ -245,7 +258,8 @@ TEST_CASE("rollouts joined and taken apart keep each row's own things") {
   const Tensor rows = torch::tensor({2, 3, 0, 1});
   CHECK(torch::equal(swapped.response_ids, rollout.response_ids.index_select(0, rows)));
   CHECK(torch::equal(swapped.mask, rollout.mask.index_select(0, rows)));
-  CHECK(torch::equal(swapped.log_probs * swapped.mask, (rollout.log_probs * rollout.mask).index_select(0, rows)));
+  CHECK(torch::equal(swapped.log_probs * swapped.mask,
+                     (rollout.log_probs * rollout.mask).index_select(0, rows)));
   Rollout other = rollout;
   other.group_size = 4;
   CHECK_THROWS_AS(concatenate(rollout, other), c10::Error);

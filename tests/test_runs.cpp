@@ -1,4 +1,5 @@
-// Whole runs of the program: the same seed gives the same bytes, and no way of stopping a run changes where it ends.
+// Whole runs of the program: the same seed gives the same bytes, and no way of stopping a run
+// changes where it ends.
 
 #include <doctest/doctest.h>
 #include <signal.h>
@@ -22,8 +23,8 @@ using json = nlohmann::json;
 using Files = std::map<std::string, std::string>;  // path -> bytes
 
 const std::string kRecipe = TEST_DATA_DIR "/../../tasks/countdown/recipes/demo.conf";
-const std::vector<std::string> kTimings{"rollout_tokens_per_s", "update_tokens_per_s", "step_s", "wall_s",
-                                        "peak_memory_bytes"};
+const std::vector<std::string> kTimings{"rollout_tokens_per_s", "update_tokens_per_s", "step_s",
+                                        "wall_s", "peak_memory_bytes"};
 
 /// A directory of its own for these tests, removed at the end.
 struct Workplace {
@@ -56,12 +57,15 @@ std::vector<std::string> read_lines(const fs::path& path) {
 Files read_tree(const fs::path& directory) {
   Files files;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file()) files[fs::relative(entry.path(), directory)] = read_file(entry.path());
+    if (entry.is_regular_file())
+      files[fs::relative(entry.path(), directory)] = read_file(entry.path());
   }
   return files;
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 struct Result {
   int code;
@@ -70,16 +74,18 @@ struct Result {
 
 Result tiny_zero(const std::string& arguments) {
   const fs::path log = workplace() / "output.txt";
-  const int status =
-      std::system((std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1").c_str());
+  const int status = std::system(
+      (std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1").c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(log)};
 }
 
-/// Starts the program, sends it a signal once `file` has so many lines, and waits for its end.   @return its wait
-/// status
-int stop_at(const std::string& arguments, const fs::path& file, size_t lines, int signal, std::string& output) {
+/// Starts the program, sends it a signal once `file` has so many lines, and waits for its end.
+/// @return its wait status
+int stop_at(const std::string& arguments, const fs::path& file, size_t lines, int signal,
+            std::string& output) {
   const fs::path log = workplace() / "stopped.txt";
-  const std::string command = "exec " + std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1";
+  const std::string command =
+      "exec " + std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1";
   const pid_t child = fork();
   if (child == 0) {
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
@@ -100,10 +106,13 @@ int stop_at(const std::string& arguments, const fs::path& file, size_t lines, in
 }
 
 /// Options that every verb gets; the model's directory is made at the first call.
-std::string common() { return " --recipe " + kRecipe + " --threads 1 --runs-dir " + (workplace() / "runs").string(); }
+std::string common() {
+  return " --recipe " + kRecipe + " --threads 1 --runs-dir " + (workplace() / "runs").string();
+}
 
 std::string pretraining(const std::string& name) {
-  return "pretrain" + common() + " --name " + name + " --layers 1 --hidden 32 --heads 2 --kv-heads 2 --ffn 32" +
+  return "pretrain" + common() + " --name " + name +
+         " --layers 1 --hidden 32 --heads 2 --kv-heads 2 --ffn 32" +
          " --pretrain-batch-tokens 512 --pretrain-tokens 40000";
 }
 
@@ -119,14 +128,18 @@ const std::string& base_model() {
 
 constexpr int kSteps = 32;  // enough to be stopped in between
 std::string training(const std::string& name, const std::string& more, int steps = kSteps) {
-  return "train --model " + base_model() + common() + " --name " + name + " --num-steps " + std::to_string(steps) +
-         " --save-every 5 --prompts-per-step 4 --group-size 2 --max-response-tokens 16 --samples-per-step 3" +
+  return "train --model " + base_model() + common() + " --name " + name + " --num-steps " +
+         std::to_string(steps) +
+         " --save-every 5 --prompts-per-step 4 --group-size 2 --max-response-tokens 16 "
+         "--samples-per-step 3" +
          " --learning-rate 1e-3 " + more;
 }
 
-// The untrained model earns no reward: entropy, KL and the critic's random head keep both algorithms moving.
+// The untrained model earns no reward: entropy, KL and the critic's random head keep both
+// algorithms moving.
 const std::string kGrpo =
-    "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2 --schedule constant";
+    "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2 --schedule "
+    "constant";
 const std::string kPpo =
     "--algorithm ppo --critic-head orz --lambda 0.9 --mini-batches 2 --critic-mini-batches 2"
     " --critic-learning-rate 1e-3 --dynamic-sampling --schedule linear";
@@ -145,11 +158,13 @@ void check_same(const std::string& name, const std::string& expected) {
   CAPTURE(name);
   CHECK((metrics(name) == metrics(expected)));  // brackets: doctest need not print it all
   CHECK(metrics(name).size() == kSteps);
-  CHECK((read_file(run_path(name) / "samples.jsonl") == read_file(run_path(expected) / "samples.jsonl")));
+  CHECK((read_file(run_path(name) / "samples.jsonl") ==
+         read_file(run_path(expected) / "samples.jsonl")));
   const std::string last = "checkpoints/step_" + std::to_string(kSteps);
   REQUIRE(fs::exists(run_path(name) / last));
   Files files = read_tree(run_path(name) / last), wanted = read_tree(run_path(expected) / last);
-  json state = json::parse(files.at("state.json")), wanted_state = json::parse(wanted.at("state.json"));
+  json state = json::parse(files.at("state.json")),
+       wanted_state = json::parse(wanted.at("state.json"));
   CHECK(state["step"] == wanted_state["step"]);
   CHECK(state["cursor"] == wanted_state["cursor"]);
   files.erase("state.json");  // it counts seconds and the bytes of the timings
@@ -175,8 +190,8 @@ std::string straight(const std::string& algorithm) {
 }
 
 Result resume(const std::string& name, int steps = kSteps) {
-  return tiny_zero("train --resume" + (" --runs-dir " + (workplace() / "runs").string()) + " --name " + name +
-                   " --num-steps " + std::to_string(steps));
+  return tiny_zero("train --resume" + (" --runs-dir " + (workplace() / "runs").string()) +
+                   " --name " + name + " --num-steps " + std::to_string(steps));
 }
 
 }  // namespace
@@ -196,7 +211,8 @@ TEST_CASE("a run stopped after 7 steps and resumed equals a straight one [T17]")
     const std::string name = algorithm == kPpo ? "resumed_ppo" : "resumed_grpo";
     // A schedule looks at the last step, so this run must know it: it is stopped, not short.
     std::string output;
-    const int status = stop_at(training(name, algorithm), run_path(name) / "metrics.jsonl", 7, SIGTERM, output);
+    const int status =
+        stop_at(training(name, algorithm), run_path(name) / "metrics.jsonl", 7, SIGTERM, output);
     CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
     REQUIRE(read_lines(run_path(name) / "metrics.jsonl").size() < kSteps);
     CHECK(resume(name).code == 0);
@@ -209,7 +225,8 @@ TEST_CASE("a run stopped after 7 steps and resumed equals a straight one [T17]")
   check_same("short", straight(kGrpo));
 }
 
-TEST_CASE("a killed run goes on from its last checkpoint, past a half-written one, and ends the same") {
+TEST_CASE(
+    "a killed run goes on from its last checkpoint, past a half-written one, and ends the same") {
   std::string output;
   const fs::path log = run_path("killed") / "metrics.jsonl";
   const int status = stop_at(training("killed", kGrpo), log, 8, SIGKILL, output);
@@ -217,16 +234,18 @@ TEST_CASE("a killed run goes on from its last checkpoint, past a half-written on
   CHECK(fs::exists(run_path("killed") / "checkpoints" / "step_5"));
   std::ofstream(log, std::ios::app) << "{\"step\": 8, \"rew";  // a line cut in the middle
   fs::create_directories(run_path("killed") / "checkpoints" / "step_9.partial" / "model");
-  std::ofstream(run_path("killed") / "checkpoints" / "step_9.partial" / "state.json") << "{\"step\": ";
+  std::ofstream(run_path("killed") / "checkpoints" / "step_9.partial" / "state.json")
+      << "{\"step\": ";
   const Result resumed = resume("killed");
   CAPTURE(resumed.output);
   CHECK(resumed.code == 0);
   check_same("killed", straight(kGrpo));
 }
 
-TEST_CASE("Ctrl-C saves, exits 0 and prints the command that continues, also before the first step") {
-  const std::vector<std::pair<std::string, std::string>> moments{{"stopped", "metrics.jsonl"},
-                                                                 {"stopped_early", "settings.conf"}};
+TEST_CASE(
+    "Ctrl-C saves, exits 0 and prints the command that continues, also before the first step") {
+  const std::vector<std::pair<std::string, std::string>> moments{
+      {"stopped", "metrics.jsonl"}, {"stopped_early", "settings.conf"}};
   for (const auto& [name, file] : moments) {
     CAPTURE(name);
     std::string output;
@@ -249,16 +268,22 @@ TEST_CASE("pretraining stopped and resumed equals straight pretraining") {
   CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
   CHECK(contains(output, "pretrain --resume"));
   REQUIRE(!fs::exists(run / "model"));
-  CHECK(tiny_zero("pretrain --resume --name base_stopped --runs-dir " + (workplace() / "runs").string()).code == 0);
+  CHECK(tiny_zero("pretrain --resume --name base_stopped --runs-dir " +
+                  (workplace() / "runs").string())
+            .code == 0);
   CHECK((read_tree(run / "model") == read_tree(run_path("base") / "model")));
-  CHECK(read_lines(run / "metrics.jsonl").size() == read_lines(run_path("base") / "metrics.jsonl").size());
+  CHECK(read_lines(run / "metrics.jsonl").size() ==
+        read_lines(run_path("base") / "metrics.jsonl").size());
 }
 
 TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
   std::istringstream names(
-      "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate reflection_rate "
-      "zero_std_groups kl entropy ratio_max_deviation log_prob_gap_mean clip_fraction policy_loss value_loss "
-      "explained_variance grad_norm lr rollout_tokens_per_s update_tokens_per_s step_s wall_s peak_memory_bytes");
+      "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate "
+      "reflection_rate "
+      "zero_std_groups kl entropy ratio_max_deviation log_prob_gap_mean clip_fraction policy_loss "
+      "value_loss "
+      "explained_variance grad_norm lr rollout_tokens_per_s update_tokens_per_s step_s wall_s "
+      "peak_memory_bytes");
   const std::set<std::string> documented{std::istream_iterator<std::string>(names), {}};
   for (const std::string& algorithm : {kGrpo, kPpo}) {
     int step = 0;
@@ -280,7 +305,8 @@ TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
 TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and touch nothing") {
   const fs::path old_run = run_path(straight(kGrpo));
   const Files before = read_tree(old_run);
-  const std::string recipe = (workplace() / "broken.conf").string(), odd = (workplace() / "odd").string();
+  const std::string recipe = (workplace() / "broken.conf").string(),
+                    odd = (workplace() / "odd").string();
   std::ofstream(recipe) << "num-steps = 3\n\nthis is no setting\n";
   fs::copy(base_model(), odd);
   json fields = json::parse(read_file(odd + "/config.json"));
@@ -315,14 +341,16 @@ TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and 
     }
   }
   CHECK((read_tree(old_run) == before));
-  const Result corrected = tiny_zero(training("new", "", 1));  // the attempts above are not in the way
+  const Result corrected =
+      tiny_zero(training("new", "", 1));  // the attempts above are not in the way
   CHECK(corrected.code == 0);
 }
 
 TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each time") {
-  const std::string arguments = "eval --model " + base_model() + common() +
-                                " --eval-problems 6 --eval-samples 4 --max-response-tokens 16 --json - --responses " +
-                                (workplace() / "responses.jsonl").string();
+  const std::string arguments =
+      "eval --model " + base_model() + common() +
+      " --eval-problems 6 --eval-samples 4 --max-response-tokens 16 --json - --responses " +
+      (workplace() / "responses.jsonl").string();
   const auto evaluate = [&] {
     const Result result = tiny_zero(arguments);
     REQUIRE(result.code == 0);
@@ -334,7 +362,8 @@ TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each 
   for (const std::string name : {"avg@4", "pass@2", "pass@4", "maj@4", "greedy"}) {
     CAPTURE(name);
     REQUIRE(report.contains(name));
-    const double mean = report[name]["mean"], low = report[name]["low"], high = report[name]["high"];
+    const double mean = report[name]["mean"], low = report[name]["low"],
+                 high = report[name]["high"];
     CHECK((low - 1e-12 <= mean && mean <= high + 1e-12));
     CHECK(low < high);
   }
@@ -348,15 +377,17 @@ TEST_CASE("report shows before and after, writes the curve and judges by earlier
   const fs::path run = run_path("reported");
   REQUIRE(tiny_zero(training("reported", kGrpo, /*steps=*/6)).code == 0);
   for (const std::string stage : {"before", "middle", "after"}) {
-    const Result result = tiny_zero("eval --model " + base_model() + common() + " --eval-problems 6 --greedy=false" +
-                                    " --max-response-tokens 16 --json " + (run / stage).string() +
-                                    ".json --responses " + (run / stage).string() + ".jsonl");
+    const Result result =
+        tiny_zero("eval --model " + base_model() + common() + " --eval-problems 6 --greedy=false" +
+                  " --max-response-tokens 16 --json " + (run / stage).string() +
+                  ".json --responses " + (run / stage).string() + ".jsonl");
     REQUIRE(result.code == 0);
   }
   const std::string arguments = "report" + common() + " --name reported --expected ";
   const Result first = tiny_zero(arguments + "''");
   CHECK(first.code == 0);
-  for (const std::string part : {"accuracy", "response tokens", "--- before, reward", "--- after, reward"}) {
+  for (const std::string part :
+       {"accuracy", "response tokens", "--- before, reward", "--- after, reward"}) {
     CAPTURE(part);
     CHECK(contains(first.output, part));
   }
@@ -371,17 +402,21 @@ TEST_CASE("report shows before and after, writes the curve and judges by earlier
   json other = summary;
   other["after"]["response tokens"] = summary["after"]["response tokens"].get<double>() * 2;
   std::ofstream(earlier) << summary << '\n' << other << '\n';
-  CHECK(contains(tiny_zero(arguments + earlier.string()).output, "The run lies in the expected band."));
+  CHECK(contains(tiny_zero(arguments + earlier.string()).output,
+                 "The run lies in the expected band."));
   std::ofstream(earlier) << other << '\n';
-  CHECK(contains(tiny_zero(arguments + earlier.string()).output, "The run lies outside the expected band."));
+  CHECK(contains(tiny_zero(arguments + earlier.string()).output,
+                 "The run lies outside the expected band."));
   fs::remove(run / "after.json");
   const Result missing = tiny_zero(arguments + "''");
   CHECK(missing.code == 1);
   CHECK(contains(missing.output, "after.json"));
 }
 
-TEST_CASE("generate shows a problem's response and reward, the same each time, or continues a prompt") {
-  const std::string arguments = "generate --model " + base_model() + common() + " --max-response-tokens 16 --samples 2";
+TEST_CASE(
+    "generate shows a problem's response and reward, the same each time, or continues a prompt") {
+  const std::string arguments =
+      "generate --model " + base_model() + common() + " --max-response-tokens 16 --samples 2";
   const Result first = tiny_zero(arguments + " --problem 0");
   CHECK(first.code == 0);
   CHECK(contains(first.output, "\nreward "));
@@ -394,7 +429,8 @@ TEST_CASE("generate shows a problem's response and reward, the same each time, o
 }
 
 TEST_CASE("tokenize, generate and score read and write JSON Lines and fit together") {
-  const std::string model = " --model " + base_model() + " --threads 1", place = workplace().string();
+  const std::string model = " --model " + base_model() + " --threads 1",
+                    place = workplace().string();
   const auto pipe = [&](const std::string& arguments, const std::vector<json>& lines) {
     std::ofstream in(place + "/in.jsonl");
     for (const auto& line : lines) in << line.dump() << '\n';
@@ -413,7 +449,8 @@ TEST_CASE("tokenize, generate and score read and write JSON Lines and fit togeth
   CHECK(ids[1]["ids"].empty());
   CHECK(pipe("tokenize --decode", {ids[0]})[0]["text"] == prompt);
 
-  const auto rows = pipe("generate --samples 3 --max-response-tokens 12", {{{"prompt", prompt}}, {{"prompt", "1"}}});
+  const auto rows = pipe("generate --samples 3 --max-response-tokens 12",
+                         {{{"prompt", prompt}}, {{"prompt", "1"}}});
   REQUIRE(rows.size() == 6);
   CHECK(rows[0]["ids"] != rows[1]["ids"]);
   CHECK(rows[5]["prompt"] == "1");
@@ -423,12 +460,14 @@ TEST_CASE("tokenize, generate and score read and write JSON Lines and fit togeth
     CHECK(scored["ids"] == row["ids"]);
     REQUIRE(scored["log_probs"].size() == row["ids"].size());
     for (size_t t = 0; t < row["ids"].size(); ++t) {
-      CHECK(scored["log_probs"][t].get<double>() == doctest::Approx(row["log_probs"][t].get<double>()).epsilon(1e-4));
+      CHECK(scored["log_probs"][t].get<double>() ==
+            doctest::Approx(row["log_probs"][t].get<double>()).epsilon(1e-4));
     }
   }
   const auto text = pipe("score", {{{"prompt", prompt}, {"response", "1+2=3"}}})[0];
   CHECK(text["ids"] == pipe("tokenize", {{{"text", "1+2=3"}}})[0]["ids"]);
-  const auto greedy = pipe("generate --temperature 0 --samples 2 --max-response-tokens 12", {{{"prompt", prompt}}});
+  const auto greedy =
+      pipe("generate --temperature 0 --samples 2 --max-response-tokens 12", {{{"prompt", prompt}}});
   CHECK(greedy[0] == greedy[1]);
 
   const std::vector<std::tuple<std::string, std::string, std::string>> mistakes{
@@ -449,7 +488,8 @@ TEST_CASE("tokenize, generate and score read and write JSON Lines and fit togeth
   }
 }
 
-TEST_CASE("export writes the model's files again, weights in the wanted type, and over no other model") {
+TEST_CASE(
+    "export writes the model's files again, weights in the wanted type, and over no other model") {
   const std::string to = (workplace() / "exported").string();
   std::ofstream(base_model() + "/special_tokens_map.json") << "{\"eos_token\": \"<|endoftext|>\"}";
   const std::string arguments = "export --model " + base_model() + " --output " + to;
@@ -466,36 +506,45 @@ TEST_CASE("export writes the model's files again, weights in the wanted type, an
   const Result again = tiny_zero(arguments);
   CHECK(again.code == 1);
   CHECK(contains(again.output, to));
-  CHECK(tiny_zero("export --model " + to + " --output " + to + "32 --export-type float32").code == 0);
+  CHECK(tiny_zero("export --model " + to + " --output " + to + "32 --export-type float32").code ==
+        0);
 }
 
-TEST_CASE("the planned memory is the measured one within a tenth, and train refuses what does not fit") {
+TEST_CASE(
+    "the planned memory is the measured one within a tenth, and train refuses what does not fit") {
   const fs::path models = workplace() / "runs";
-  const auto pretrain =
-      "pretrain" + common() + " --name wide --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536";
+  const auto pretrain = "pretrain" + common() +
+                        " --name wide --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536";
   REQUIRE(tiny_zero(pretrain + " --pretrain-tokens 1").code == 0);
-  const std::string options = " --model " + (models / "wide" / "model").string() + common() +
-                              " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
-  for (const std::string more : {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward"}) {
+  const std::string options =
+      " --model " + (models / "wide" / "model").string() + common() +
+      " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
+  for (const std::string more :
+       {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward"}) {
     CAPTURE(more);
     const std::string name = "plan" + std::to_string(more.size());
     const Result run = tiny_zero("train" + options + " --name " + name + " " + more);
     REQUIRE(run.code == 0);
     const double planned = std::stod(run.output.substr(run.output.find("\npeak") + 5)) * (1 << 30);
-    const double measured = json::parse(read_lines(run_path(name) / "metrics.jsonl").back())["peak_memory_bytes"];
+    const double measured =
+        json::parse(read_lines(run_path(name) / "metrics.jsonl").back())["peak_memory_bytes"];
     MESSAGE("planned ", planned / (1 << 30), " GiB, measured ", measured / (1 << 30));
     CHECK(std::abs(planned / measured - 1) < 0.1);
   }
-  const Result refused = tiny_zero("train" + options + " --name refused --gpu-memory 750MiB --rollout-batch 512");
+  const Result refused =
+      tiny_zero("train" + options + " --name refused --gpu-memory 750MiB --rollout-batch 512");
   CHECK(refused.code == 1);
   const size_t flags = refused.output.find("this would fit:");
   REQUIRE(flags != std::string::npos);
   CHECK(!fs::exists(run_path("refused")));
-  const std::string remedy = refused.output.substr(flags + 15, refused.output.find('\n', flags) - flags - 15);
+  const std::string remedy =
+      refused.output.substr(flags + 15, refused.output.find('\n', flags) - flags - 15);
   CAPTURE(remedy);
   CHECK(contains(remedy, "--tokens-per-micro-batch"));
-  CHECK(!contains(tiny_zero("plan" + options + " --gpu-memory 750MiB" + remedy).output, "training needs"));
-  CHECK(contains(tiny_zero("plan" + options + " --gpu-memory 100MB").output, "take a smaller model"));
+  CHECK(!contains(tiny_zero("plan" + options + " --gpu-memory 750MiB" + remedy).output,
+                  "training needs"));
+  CHECK(
+      contains(tiny_zero("plan" + options + " --gpu-memory 100MB").output, "take a smaller model"));
   const Result no_size = tiny_zero("plan" + options + " --gpu-memory much");
   CHECK(no_size.code == 1);
   CHECK(contains(no_size.output, "24GiB"));
@@ -517,7 +566,8 @@ TEST_CASE("a model is loaded with one copy of its weights in memory") {
     CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
     return static_cast<double>(usage.ru_maxrss) * 1024;
   };
-  const auto pretrain = "pretrain" + common() + " --layers 6 --hidden 768 --heads 8 --kv-heads 2 --ffn 2304 --name ";
+  const auto pretrain =
+      "pretrain" + common() + " --layers 6 --hidden 768 --heads 8 --kv-heads 2 --ffn 2304 --name ";
   REQUIRE(tiny_zero(pretrain + "large --pretrain-tokens 1").code == 0);
   const double base = peak_of(base_model());
   const auto large = (runs / "large" / "model").string();
@@ -525,13 +575,16 @@ TEST_CASE("a model is loaded with one copy of its weights in memory") {
   REQUIRE(weights > 1.5e8);
   CHECK(peak_of(large) - base < 1.1 * weights);
   REQUIRE(tiny_zero("export --model " + large + " --output " + large + "_bfloat16").code == 0);
-  CHECK(peak_of(large + "_bfloat16") - base < 1.1 * weights);  // float32 in memory whatever the file has
+  CHECK(peak_of(large + "_bfloat16") - base <
+        1.1 * weights);  // float32 in memory whatever the file has
 }
 
 TEST_CASE("every verb's help lists the settings that it reads") {
   const std::vector<std::pair<std::string, std::vector<std::string>>> verbs{
       {"pretrain", {"--layers", "--pretrain-tokens", "--learning-rate", "--countdown-template"}},
-      {"train", {"--group-size", "--clip-low", "--critic-head", "--resume", "--recipe", "--countdown-count-max"}},
+      {"train",
+       {"--group-size", "--clip-low", "--critic-head", "--resume", "--recipe",
+        "--countdown-count-max"}},
       {"eval", {"--eval-samples", "--json", "--model"}},
       {"generate", {"--prompt", "--temperature"}},
       {"bench", {"--bench-steps", "--threads"}}};

@@ -1,4 +1,5 @@
-// The file format: what is written comes back, and a file that lies is refused with the name of the liar.
+// The file format: what is written comes back, and a file that lies is refused with the name of the
+// liar.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <doctest/doctest.h>
@@ -7,14 +8,15 @@
 #include <fstream>
 #include <random>
 
-#include "tiny_zero/safetensors.h"
+#include "tiny_zero/files/safetensors.h"
 
 using namespace tiny_zero;
 namespace fs = std::filesystem;
 
 namespace {
 
-const fs::path kFile = fs::temp_directory_path() / ("tiny_zero_safetensors_" + std::to_string(getpid()));
+const fs::path kFile =
+    fs::temp_directory_path() / ("tiny_zero_safetensors_" + std::to_string(getpid()));
 struct Cleanup {
   ~Cleanup() { fs::remove(kFile); }
 } cleanup;
@@ -43,26 +45,31 @@ std::string refusal(const std::string& bytes) {
   return "loaded";
 }
 
-bool mentions(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
 TEST_CASE("a safetensors file written by hand is read") {
   const float numbers[] = {1.5F, -2.0F};
-  write_bytes(make_file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}} )",
-                        std::string(reinterpret_cast<const char*>(numbers), 8)));
+  write_bytes(make_file(
+      R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}} )",
+      std::string(reinterpret_cast<const char*>(numbers), 8)));
   const auto tensors = load_safetensors(kFile);
   CHECK(tensors.size() == 1);
   CHECK(torch::equal(tensors.at("a"), torch::tensor({1.5F, -2.0F})));
 }
 
 TEST_CASE("safetensors: types and shapes come back, bit for bit") {
-  const torch::Tensor base = torch::randn({4, 6}, at::detail::createCPUGenerator(1), torch::TensorOptions()) * 100;
+  const torch::Tensor base =
+      torch::randn({4, 6}, at::detail::createCPUGenerator(1), torch::TensorOptions()) * 100;
   std::vector<std::pair<std::string, torch::Tensor>> tensors{{"transposed", base.t()},
                                                              {"scalar", torch::tensor(2.5)},
                                                              {"empty", torch::zeros({0, 3})},
                                                              {"naïve \"name\"", base[0]}};
-  for (const auto type : {torch::kBFloat16, torch::kFloat16, torch::kFloat64, torch::kInt64, torch::kInt32}) {
+  for (const auto type :
+       {torch::kBFloat16, torch::kFloat16, torch::kFloat64, torch::kInt64, torch::kInt32}) {
     tensors.emplace_back(c10::str(type), base.to(type));
   }
   save_safetensors(kFile, tensors);
@@ -83,18 +90,19 @@ TEST_CASE("safetensors: a file that lies is refused with the tensor's name") {
     return make_file(R"({"weight":)" + entry + "}", std::string(8, '\0'));
   };
   for (const std::string entry : {
-           R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})",                      // range too small for the shape
-           R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})",                      // and too large
-           R"({"dtype":"F32","shape":[2],"data_offsets":[4,12]})",                     // past the end
-           R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})",                      // backwards
-           R"({"dtype":"F32","shape":[2],"data_offsets":[-8,0]})",                     // before the beginning
-           R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]})",  // 2^64 elements
+           R"({"dtype":"F32","shape":[2],"data_offsets":[0,4]})",   // range too small for the shape
+           R"({"dtype":"F32","shape":[1],"data_offsets":[0,8]})",   // and too large
+           R"({"dtype":"F32","shape":[2],"data_offsets":[4,12]})",  // past the end
+           R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})",   // backwards
+           R"({"dtype":"F32","shape":[2],"data_offsets":[-8,0]})",  // before the beginning
+           R"({"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,8]})",  // 2^64
+                                                                                       // elements
            R"({"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]})",  // no int64
            R"({"dtype":"F32","shape":[2],"data_offsets":[0]})",                        // one offset
            R"({"dtype":"F32","data_offsets":[0,8]})",                                  // no shape
-           R"({"dtype":"F32","shape":"2","data_offsets":[0,8]})",                      // text as shape
-           R"({"dtype":"F7","shape":[2],"data_offsets":[0,8]})",                       // unknown type
-           R"([])",                                                                    // no object
+           R"({"dtype":"F32","shape":"2","data_offsets":[0,8]})",  // text as shape
+           R"({"dtype":"F7","shape":[2],"data_offsets":[0,8]})",   // unknown type
+           R"([])",                                                // no object
        }) {
     CAPTURE(entry);
     const std::string message = refusal(one(entry));
@@ -106,9 +114,11 @@ TEST_CASE("safetensors: a file that lies is refused with the tensor's name") {
   const std::string overlap = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                               R"("b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})";
   CHECK(mentions(refusal(make_file(overlap, std::string(8, '\0'))), "overlap"));
-  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}})", std::string(8, '\0'))),
+  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}})",
+                                   std::string(8, '\0'))),
                  "a leaves a gap"));
-  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}})", std::string(8, '\0'))),
+  CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}})",
+                                   std::string(8, '\0'))),
                  "4 bytes that belong to no tensor"));
   CHECK(mentions(refusal(make_file(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},)"
                                    R"("a":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}})",
@@ -130,14 +140,16 @@ TEST_CASE("safetensors: a file that is cut or no such file at all is refused") {
 }
 
 TEST_CASE("safetensors: 2,000 files with changed bytes load or throw, and never crash") {
-  save_safetensors(kFile, {{"a", torch::ones({2, 3})}, {"b", torch::arange(4)}, {"c", torch::zeros({0, 7})}});
+  save_safetensors(
+      kFile, {{"a", torch::ones({2, 3})}, {"b", torch::arange(4)}, {"c", torch::zeros({0, 7})}});
   const std::string whole = read_bytes();
   std::mt19937_64 random(1);
   int64_t loaded = 0, refused = 0;
   for (int round = 0; round < 2000; ++round) {
     std::string bytes = whole;
     for (uint64_t change = random() % 4; change < 4; ++change) {
-      const char replacement = random() % 2 == 0 ? "0123456789-[]{},\":"[random() % 18] : static_cast<char>(random());
+      const char replacement =
+          random() % 2 == 0 ? "0123456789-[]{},\":"[random() % 18] : static_cast<char>(random());
       bytes[random() % bytes.size()] = replacement;
     }
     if (random() % 8 == 0) bytes.resize(random() % bytes.size());

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "tiny_zero/config.h"
+#include "tiny_zero/settings/config.h"
 
 using namespace tiny_zero;
 
@@ -22,7 +22,9 @@ struct Basket {
 
   Settings settings() {
     Settings list;
-    list.section("numbers").add("count", count, 1, 8, "").add("kl-coef", kl_coef, 0.0, Settings::kAny, "");
+    list.section("numbers")
+        .add("count", count, 1, 8, "")
+        .add("kl-coef", kl_coef, 0.0, Settings::kAny, "");
     list.section("words").add("ripe", ripe, "").add("label", label, "");
     list.add("fruit", fruit, {"apple", "pear", "plum"}, "");
     return list;
@@ -41,8 +43,8 @@ std::string message_of(const Call& call) {
 }
 
 struct TemporaryFile {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("tiny_zero_settings_" + std::to_string(getpid()) + ".conf");
+  std::filesystem::path path = std::filesystem::temp_directory_path() /
+                               ("tiny_zero_settings_" + std::to_string(getpid()) + ".conf");
   explicit TemporaryFile(const std::string& text) { std::ofstream(path) << text; }
   ~TemporaryFile() { std::filesystem::remove(path); }
 };
@@ -74,7 +76,8 @@ TEST_CASE("settings: parse stores the value and get gives it back") {
   CHECK(basket.kl_coef == 0.1 + 0.2);
 }
 
-TEST_CASE("settings: a bad value changes nothing and the message holds name, value and what is allowed") {
+TEST_CASE(
+    "settings: a bad value changes nothing and the message holds name, value and what is allowed") {
   Basket basket;
   const Settings settings = basket.settings();
   const auto refused = [&](const std::string& name, const std::string& text) {
@@ -99,15 +102,18 @@ TEST_CASE("settings: a bad value changes nothing and the message holds name, val
 TEST_CASE("settings: an unknown name is answered with the nearest one") {
   Basket basket;
   const Settings settings = basket.settings();
-  for (const auto& [typed, meant] : {std::pair{"kl-coeff", "kl-coef"}, {"cuont", "count"}, {"fruits", "fruit"}}) {
+  for (const auto& [typed, meant] :
+       {std::pair{"kl-coeff", "kl-coef"}, {"cuont", "count"}, {"fruits", "fruit"}}) {
     const std::string message = message_of([&, name = typed] { settings.find(name); });
-    CHECK(message.find(std::string(typed) + "\"; the nearest is \"" + meant + "\"") != std::string::npos);
+    CHECK(message.find(std::string(typed) + "\"; the nearest is \"" + meant + "\"") !=
+          std::string::npos);
   }
 }
 
 TEST_CASE("settings: a recipe is lines of name = value with comments and blanks") {
   Basket basket;
-  const TemporaryFile file("# a recipe\n\n  count = 5   # five\nlabel=a = b\r\nfruit\t=\tpear\ncount = 6");
+  const TemporaryFile file(
+      "# a recipe\n\n  count = 5   # five\nlabel=a = b\r\nfruit\t=\tpear\ncount = 6");
   basket.settings().read_recipe(file.path);
   CHECK(basket.count == 6);  // the later line wins, and the last one needs no line feed
   CHECK(basket.label == "a = b");
@@ -126,8 +132,9 @@ TEST_CASE("settings: an error in a recipe names file and line") {
     CHECK(message.starts_with(file.path.string() + ":3: "));
     CHECK(message.find(reason) != std::string::npos);
   }
-  CHECK(message_of([] { Basket().settings().read_recipe("/no/such.conf"); }).find("/no/such.conf") !=
-        std::string::npos);
+  CHECK(message_of([] {
+          Basket().settings().read_recipe("/no/such.conf");
+        }).find("/no/such.conf") != std::string::npos);
 }
 
 TEST_CASE("settings: write chooses sections, and what it writes reads back to the same") {
@@ -156,5 +163,6 @@ TEST_CASE("settings: append keeps the order and the sections") {
   more.section("more").add("extra", extra, 0, 9, "");
   all.append(more);
   CHECK(std::distance(all.begin(), all.end()) == 6);
-  CHECK(written(all, {"words", "more"}) == "# words\nripe = false\nlabel = mine\nfruit = apple\n# more\nextra = 1\n");
+  CHECK(written(all, {"words", "more"}) ==
+        "# words\nripe = false\nlabel = mine\nfruit = apple\n# more\nextra = 1\n");
 }

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/files/tokenizer.h"
 
 namespace {
 
@@ -57,16 +57,23 @@ std::string complaint(Function&& function) {
   return "";
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
-TEST_CASE("Tokenizer puts before a prompt what the file puts there, once") {  // as Llama 3's file does
+TEST_CASE(
+    "Tokenizer puts before a prompt what the file puts there, once") {  // as Llama 3's file does
   json file = small_file();
   file["added_tokens"] = {added("<s>", 5, /*special=*/true)};
-  const auto part = [](const char* kind, const char* id) { return json{{kind, {{"id", id}, {"type_id", 0}}}}; };
-  const auto single = json::array({part("SpecialToken", "<s>"), part("Sequence", "A"), part("SpecialToken", "<s>")});
-  const json steps = json::array({{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single", single}}});
+  const auto part = [](const char* kind, const char* id) {
+    return json{{kind, {{"id", id}, {"type_id", 0}}}};
+  };
+  const auto single = json::array(
+      {part("SpecialToken", "<s>"), part("Sequence", "A"), part("SpecialToken", "<s>")});
+  const json steps =
+      json::array({{{"type", "ByteLevel"}}, {{"type", "TemplateProcessing"}, {"single", single}}});
   file["post_processor"] = {{"type", "Sequence"}, {"processors", steps}};
   const auto tokenizer = load(file);
   CHECK(tokenizer.encode("ab") == Ids{0, 1});
@@ -75,12 +82,15 @@ TEST_CASE("Tokenizer puts before a prompt what the file puts there, once") {  //
   CHECK(tokenizer.encode_prompt("") == Ids{5});
   CHECK(load(small_file()).encode_prompt("ab") == Ids{0, 1});
   file["added_tokens"] = json::array();
-  CHECK(contains(complaint([&] { load(file); }), "post_processor.processors[1].single[0].SpecialToken.id"));
+  CHECK(contains(complaint([&] { load(file); }),
+                 "post_processor.processors[1].single[0].SpecialToken.id"));
   file["post_processor"] = {{"type", "RobertaProcessing"}};
-  CHECK(contains(complaint([&] { load(file); }), "post_processor.type: found \"RobertaProcessing\""));
+  CHECK(
+      contains(complaint([&] { load(file); }), "post_processor.type: found \"RobertaProcessing\""));
 }
 
-TEST_CASE("Tokenizer gives the ids of the Hugging Face library") {  // stored by check_tokenizer.py --write
+TEST_CASE("Tokenizer gives the ids of the Hugging Face library") {  // stored by check_tokenizer.py
+                                                                    // --write
   for (const std::string kind : {"qwen2", "llama3", "gpt2", "smollm2"}) {
     CAPTURE(kind);
     const auto tokenizer = Tokenizer::from_file(data_file(kind, "tokenizer.json"));
@@ -107,7 +117,8 @@ TEST_CASE("Tokenizer keeps every byte, also those that are not UTF-8") {
       std::string bytes;
       const size_t size = random() % 12;
       // Mostly lead bytes, continuations and blanks, so that characters are cut in all ways.
-      while (bytes.size() < size) bytes += static_cast<char>(random() % 3 ? 0x80 + random() % 128 : random() % 64);
+      while (bytes.size() < size)
+        bytes += static_cast<char>(random() % 3 ? 0x80 + random() % 128 : random() % 64);
       CAPTURE(json(Ids(bytes.begin(), bytes.end())).dump());
       CHECK(tokenizer.decode(tokenizer.encode(bytes)) == bytes);
     }
@@ -119,7 +130,8 @@ TEST_CASE("NFC composes characters and leaves broken bytes alone") {
   CHECK(tokenizer.encode("e\u0301 a\u0302\u0323") == tokenizer.encode("\u00e9 \u1ead"));
   CHECK(tokenizer.decode(tokenizer.encode("\xff"
                                           "e\u0301\xc3(\xe4\xb8")) == "\xff\u00e9\xc3(\xe4\xb8");
-  CHECK(tokenizer.decode(tokenizer.encode("\u0958")) == "\u0915\u093c");  // excluded from composition
+  CHECK(tokenizer.decode(tokenizer.encode("\u0958")) ==
+        "\u0915\u093c");  // excluded from composition
 }
 
 TEST_CASE("BPE merges by rank, then from the left") {
@@ -134,7 +146,8 @@ TEST_CASE("BPE merges by rank, then from the left") {
   CHECK(tokenizer.encode("aab aab") == Ids{0, 6, 4, 0, 6});
 
   SUBCASE("merges may be written as pairs") {
-    file["model"]["merges"] = json::parse(R"([["b", "c"], ["a", "b"], ["ab", "c"], ["a", "a"], ["aa", "aa"]])");
+    file["model"]["merges"] =
+        json::parse(R"([["b", "c"], ["a", "b"], ["ab", "c"], ["a", "a"], ["aa", "aa"]])");
     const auto pairs = load(file);
     for (const std::string text : {"abc", "abd", "aaaaaaa", "aab aab"})
       CHECK(pairs.encode(text) == tokenizer.encode(text));
@@ -154,7 +167,8 @@ TEST_CASE("BPE merges by rank, then from the left") {
   }
 }
 
-TEST_CASE("A word of a megabyte takes no more than n log n") {  // a quadratic merge would need hours
+TEST_CASE(
+    "A word of a megabyte takes no more than n log n") {  // a quadratic merge would need hours
   json file = small_file();
   file["model"]["vocab"].update({{"aa", 5}, {"aaaa", 6}});
   file["model"]["merges"] = {"a a", "aa aa"};
@@ -178,18 +192,22 @@ TEST_CASE("Several threads may share a tokenizer") {
   const auto tokenizer = Tokenizer::from_file(data_file("qwen2", "tokenizer.json"));
   std::vector<std::string> texts(4);
   for (size_t i = 0; i < texts.size(); ++i) {
-    for (int number = 0; number < 3000; ++number) texts[i] += "w" + std::string(number % 7, char('a' + i)) + " the ";
+    for (int number = 0; number < 3000; ++number)
+      texts[i] += "w" + std::string(number % 7, char('a' + i)) + " the ";
   }
   std::vector<Ids> ids(texts.size());
   std::vector<std::thread> threads;
-  for (size_t i = 0; i < texts.size(); ++i) threads.emplace_back([&, i] { ids[i] = tokenizer.encode(texts[i]); });
+  for (size_t i = 0; i < texts.size(); ++i)
+    threads.emplace_back([&, i] { ids[i] = tokenizer.encode(texts[i]); });
   for (auto& thread : threads) thread.join();
   for (size_t i = 0; i < texts.size(); ++i) CHECK(tokenizer.decode(ids[i]) == texts[i]);
 }
 
 TEST_CASE("Added tokens: the leftmost, then the longest, before anything else") {
-  json file = small_file();  // as the file of the tiny model: characters, no merges, whole words added
-  file["added_tokens"] = {added("ab", 5), added("abcd", 6), added("<|end|>", 9, /*special=*/true), added("bc", 7)};
+  json file =
+      small_file();  // as the file of the tiny model: characters, no merges, whole words added
+  file["added_tokens"] = {added("ab", 5), added("abcd", 6), added("<|end|>", 9, /*special=*/true),
+                          added("bc", 7)};
   const auto tokenizer = load(file);
   CHECK(tokenizer.encode("abcd") == Ids{6});
   CHECK(tokenizer.encode("abcabcd") == Ids{5, 2, 6});  // not a, bc: "ab" starts further left
@@ -204,7 +222,10 @@ TEST_CASE("Added tokens: the leftmost, then the longest, before anything else") 
   CHECK(tokenizer.token_id("Ġ") == 4);
   CHECK_FALSE(tokenizer.token_id(" ").has_value());
   for (const int64_t id : {-1, 8, 10}) {
-    CHECK(contains(complaint([&] { tokenizer.decode(Ids{0, id}); }), "no token has id " + std::to_string(id)));
+    CHECK(contains(complaint([&] {
+                     tokenizer.decode(Ids{0, id});
+                   }),
+                   "no token has id " + std::to_string(id)));
   }
 }
 
@@ -214,7 +235,8 @@ TEST_CASE("A normalized added token is sought in the normalised text, after the 
   file["added_tokens"] = {added("e\u0301", 5), added("e\u0301a", 6), added("ab", 7)};
   CHECK(load(file).encode("e\u0301ab") == Ids{6, 1});
   file["added_tokens"][1]["normalized"] = true;
-  CHECK(load(file).encode("\u00e9a") == Ids{6});      // spelt e + accent in the file, composed in the text
+  CHECK(load(file).encode("\u00e9a") ==
+        Ids{6});  // spelt e + accent in the file, composed in the text
   CHECK(load(file).encode("e\u0301a") == Ids{5, 0});  // id 5 is not normalized and so comes first
 }
 
@@ -235,9 +257,14 @@ TEST_CASE("What is not supported is refused by name") {
     json value;
     const char* message;
   };
-  const json split = {{"type", "Split"}, {"pattern", {{"Regex", "\\s+"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const json split = {{"type", "Split"},
+                      {"pattern", {{"Regex", "\\s+"}}},
+                      {"behavior", "Isolated"},
+                      {"invert", false}};
   const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
-  const auto sequence = [](const json& steps) { return json{{"type", "Sequence"}, {"pretokenizers", steps}}; };
+  const auto sequence = [](const json& steps) {
+    return json{{"type", "Sequence"}, {"pretokenizers", steps}};
+  };
   const Change changes[] = {
       {"/version", "2.0", "small.json: version: found \"2.0\", want \"1.0\""},
       {"/normalizer", {{"type", "NFKC"}}, "normalizer.type: found \"NFKC\""},
@@ -247,10 +274,14 @@ TEST_CASE("What is not supported is refused by name") {
       {"/pre_tokenizer/add_prefix_space", true, "pre_tokenizer.add_prefix_space: found true"},
       {"/pre_tokenizer/use_regex", "no", "pre_tokenizer.use_regex: found \"no\""},
       {"/pre_tokenizer", sequence(json::array()), "pre_tokenizer.pretokenizers: found an array"},
-      {"/pre_tokenizer", sequence({{{"type", "Digits"}}}), "pretokenizers[0].type: found \"Digits\""},
-      {"/pre_tokenizer", sequence({byte_level, byte_level}), "pretokenizers[0].type: found \"ByteLevel\""},
-      {"/pre_tokenizer", sequence({sequence({byte_level}), byte_level}), "pretokenizers[0].type: found \"Sequence\""},
-      {"/pre_tokenizer", sequence({split, byte_level}), "pretokenizers[0].pattern.Regex: found \"\\\\s+\""},
+      {"/pre_tokenizer", sequence({{{"type", "Digits"}}}),
+       "pretokenizers[0].type: found \"Digits\""},
+      {"/pre_tokenizer", sequence({byte_level, byte_level}),
+       "pretokenizers[0].type: found \"ByteLevel\""},
+      {"/pre_tokenizer", sequence({sequence({byte_level}), byte_level}),
+       "pretokenizers[0].type: found \"Sequence\""},
+      {"/pre_tokenizer", sequence({split, byte_level}),
+       "pretokenizers[0].pattern.Regex: found \"\\\\s+\""},
       {"/model/type", "WordPiece", "model.type: found \"WordPiece\""},
       {"/model/byte_fallback", true, "model.byte_fallback: found true"},
       {"/model/dropout", 0.1, "model.dropout: found 0.1"},
@@ -286,7 +317,8 @@ TEST_CASE("What is not supported is refused by name") {
     json file = small_file();
     file["added_tokens"] = {added("x", 9)};
     file["added_tokens"][0][flag] = true;
-    CHECK(contains(complaint([&] { load(file); }), std::string("added_tokens[0].") + flag + ": found true"));
+    CHECK(contains(complaint([&] { load(file); }),
+                   std::string("added_tokens[0].") + flag + ": found true"));
   }
   for (const auto& [key, value] : json::object_t{{"behavior", "Removed"}, {"invert", true}}) {
     json file = small_file();
@@ -298,11 +330,13 @@ TEST_CASE("What is not supported is refused by name") {
 }
 
 TEST_CASE("A broken file is an error with its name, never a crash") {
-  CHECK(contains(complaint([] { Tokenizer::from_file("/no/such/tokenizer.json"); }), "/no/such/tokenizer.json"));
+  CHECK(contains(complaint([] { Tokenizer::from_file("/no/such/tokenizer.json"); }),
+                 "/no/such/tokenizer.json"));
   CHECK(contains(complaint([] { Tokenizer::from_file(TEST_DATA_DIR); }), TEST_DATA_DIR));
   const std::string good = read_all(data_file("smollm2", "tokenizer.json"));
   for (size_t size = 0; size + 1 < good.size(); size += 499) {
-    CHECK(contains(complaint([&] { Tokenizer::from_json(good.substr(0, size), "cut.json"); }), "cut.json: not JSON"));
+    CHECK(contains(complaint([&] { Tokenizer::from_json(good.substr(0, size), "cut.json"); }),
+                   "cut.json: not JSON"));
   }
   CHECK(contains(complaint([] { Tokenizer::from_json("\xff{}", "x"); }), "x: not JSON"));
   CHECK(complaint([] { Tokenizer::from_json(std::string(200000, '['), "x"); }) != "");
@@ -315,10 +349,12 @@ TEST_CASE("A broken file is an error with its name, never a crash") {
   file["added_tokens"] = {added("<|end|>", 6, /*special=*/true)};
   file["pre_tokenizer"] = {
       {"type", "Sequence"},
-      {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, file["pre_tokenizer"]}}};
+      {"pretokenizers",
+       {{{"type", "Digits"}, {"individual_digits", true}}, file["pre_tokenizer"]}}};
   REQUIRE(load(file).encode("ab") == Ids{5});
-  const json values = {nullptr,        true,          -1,    3, 1e300, 1u << 31, "", "x y", json::array(),
-                       json::object(), {{"type", 1}}, {1, 2}};
+  const json values = {
+      nullptr,        true,          -1,    3, 1e300, 1u << 31, "", "x y", json::array(),
+      json::object(), {{"type", 1}}, {1, 2}};
   int refused = 0;
   const json places = file.flatten();
   for (const auto& [place, old] : places.items()) {

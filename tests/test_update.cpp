@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "tiny_zero/advantage.h"
-#include "tiny_zero/safetensors.h"
+#include "tiny_zero/files/safetensors.h"
 #include "tiny_zero/update.h"
 
 using namespace tiny_zero;
@@ -15,7 +15,8 @@ using torch::Tensor;
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int64_t kEnd = 0;  // ends a response and also pads response_ids, as tempts one to mask by id [T1]
+constexpr int64_t kEnd =
+    0;  // ends a response and also pads response_ids, as tempts one to mask by id [T1]
 constexpr int64_t kEverything = 1 << 20, kOneResponse = 1;  // tokens_per_micro_batch
 
 /// A random model whose weights are large enough for its distributions to be far from uniform.
@@ -42,7 +43,8 @@ Config plain_config() {
 }
 
 Rollout sample(const Model& policy, double temperature = 1.0, int64_t draw = 0) {
-  Sampler sampler(policy, {temperature, /*top_p=*/1.0, /*max_response_tokens=*/8, /*batch=*/512, /*seed=*/1});
+  Sampler sampler(
+      policy, {temperature, /*top_p=*/1.0, /*max_response_tokens=*/8, /*batch=*/512, /*seed=*/1});
   Rollout rollout = sampler.sample({{1, 2, 3}, {4, 5}, {6}, {7, 3, 2, 1}}, /*group_size=*/8, draw);
   rollout.rewards = torch::zeros({rollout.size()});
   return rollout;
@@ -67,10 +69,13 @@ Experience experience_of(const Rollout& rollout, const Tensor& advantages) {
 
 /// Advantages that differ from token to token, of both signs.
 Tensor some_advantages(const Rollout& rollout) {
-  return torch::sin(torch::arange(rollout.mask.numel(), torch::kFloat32)).view(rollout.mask.sizes());
+  return torch::sin(torch::arange(rollout.mask.numel(), torch::kFloat32))
+      .view(rollout.mask.sizes());
 }
 
-Experience some_experience(const Rollout& rollout) { return experience_of(rollout, some_advantages(rollout)); }
+Experience some_experience(const Rollout& rollout) {
+  return experience_of(rollout, some_advantages(rollout));
+}
 
 struct TemporaryDirectory {
   std::filesystem::path path =
@@ -85,10 +90,11 @@ struct Step {
 };
 
 /// update_policy() with a fresh optimiser; at this rate no float32 weight moves.
-Step step_of(Model& policy, const Rollout& rollout, const Experience& experience, const Config& config,
-             double rate = 1e-30) {
+Step step_of(Model& policy, const Rollout& rollout, const Experience& experience,
+             const Config& config, double rate = 1e-30) {
   AdamW optimizer(policy.parameters(), config);
-  const UpdateStats stats = update_policy(policy, optimizer, rollout, experience, config, rate, /*step=*/0, "/nowhere");
+  const UpdateStats stats =
+      update_policy(policy, optimizer, rollout, experience, config, rate, /*step=*/0, "/nowhere");
   return {stats, optimizer.mean / (1 - config.beta1)};
 }
 
@@ -102,7 +108,8 @@ Tensor full_log_probs(const Model& model, const Rollout& rollout) {
   std::vector<Tensor> columns;
   for (int64_t v = 0; v < model.config().used_vocab_size; ++v) {
     columns.push_back(
-        model.log_probs(hidden, batch.positions, torch::full_like(batch.targets, v), 1.0, false).log_probs);
+        model.log_probs(hidden, batch.positions, torch::full_like(batch.targets, v), 1.0, false)
+            .log_probs);
   }
   return torch::stack(columns, /*dim=*/1);
 }
@@ -136,7 +143,8 @@ TEST_CASE("update_policy: gradient and metrics do not change with the micro-batc
   config.entropy_coef = 0.01;
   config.kl = KlPlacement::loss_k3;
   config.kl_coef = 0.1;
-  for (const auto aggregation : {Aggregation::token, Aggregation::sequence, Aggregation::constant}) {
+  for (const auto aggregation :
+       {Aggregation::token, Aggregation::sequence, Aggregation::constant}) {
     config.aggregation = aggregation;
     config.tokens_per_micro_batch = kEverything;
     const Step whole = step_of(policy, rollout, experience, config);
@@ -148,12 +156,15 @@ TEST_CASE("update_policy: gradient and metrics do not change with the micro-batc
     CHECK(split.stats.value_loss == doctest::Approx(whole.stats.value_loss).epsilon(1e-4));
     CHECK(split.stats.kl == doctest::Approx(whole.stats.kl).epsilon(1e-4));
     CHECK(split.stats.entropy == doctest::Approx(whole.stats.entropy).epsilon(1e-4));
-    CHECK(split.stats.entropy == doctest::Approx(exact_entropy(policy, rollout)).epsilon(1e-4));  // not -log p [T32]
+    CHECK(split.stats.entropy ==
+          doctest::Approx(exact_entropy(policy, rollout)).epsilon(1e-4));  // not -log p [T32]
     CHECK(split.stats.tokens == whole.stats.tokens);
   }
 }
 
-TEST_CASE("update_policy: every response is in one mini-batch of each pass, and means are over all passes") {
+TEST_CASE(
+    "update_policy: every response is in one mini-batch of each pass, and means are over all "
+    "passes") {
   Model policy = tiny_model(1);
   const Rollout rollout = sample(policy);
   Config config = plain_config();
@@ -169,9 +180,10 @@ TEST_CASE("update_policy: stats equal hand-worked numbers") {
   Model policy = tiny_model(1);
   Rollout rollout = rollout_by_hand();
   const Tensor now = score_log_probs(policy, rollout, 1.0, kEverything);
-  // Padding is poisoned. On policy the loss is minus the mean of 1, 2, 3, 4, -2, 6, whatever the sampler said [T25].
-  Experience experience =
-      experience_of(rollout, torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, kNan, kNan}, {-2.0F, 6.0F, kNan}}));
+  // Padding is poisoned. On policy the loss is minus the mean of 1, 2, 3, 4, -2, 6, whatever the
+  // sampler said [T25].
+  Experience experience = experience_of(
+      rollout, torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, kNan, kNan}, {-2.0F, 6.0F, kNan}}));
   experience.ref_log_probs = now - std::log(2.0);  // k3 = 1/2 + ln 2 - 1 everywhere
   rollout.log_probs = now - std::log(1.5);
   Config config = plain_config();
@@ -181,8 +193,10 @@ TEST_CASE("update_policy: stats equal hand-worked numbers") {
   CHECK(on_policy.clip_fraction == 0);
   CHECK(on_policy.ratio_max_deviation == doctest::Approx(0.5).epsilon(1e-4));
   CHECK(on_policy.log_prob_gap_mean == doctest::Approx(0.405465).epsilon(1e-4));  // ln 1.5
-  CHECK(on_policy.tokens == 9);  // 3 + 2, 2 + 0, 1 + 1: the last token of a response predicts nothing
-  // Two passes: the ratio is 1.5, clipped to 1.2 but for the negative advantage. -(1.2 * 16 - 1.5 * 2) / 6 = -2.7
+  CHECK(on_policy.tokens ==
+        9);  // 3 + 2, 2 + 0, 1 + 1: the last token of a response predicts nothing
+  // Two passes: the ratio is 1.5, clipped to 1.2 but for the negative advantage. -(1.2 * 16 - 1.5 *
+  // 2) / 6 = -2.7
   config.epochs = 2;
   const UpdateStats off_policy = step_of(policy, rollout, experience, config).stats;
   CHECK(off_policy.policy_loss == doctest::Approx(-2.7).epsilon(1e-4));
@@ -193,7 +207,8 @@ TEST_CASE("update_policy: stats equal hand-worked numbers") {
 TEST_CASE("update_policy: on policy the ratio is 1 to the last bit, in any micro-batch [T11]") {
   Model policy = tiny_model(1);
   Rollout rollout = sample(policy);
-  rollout.log_probs = rollout.log_probs + 0.3;  // a sampler that rounds differently, much exaggerated
+  rollout.log_probs =
+      rollout.log_probs + 0.3;  // a sampler that rounds differently, much exaggerated
   Config config = plain_config();
   config.clip_low = config.clip_high = 0;  // any other ratio would be clipped
   config.tokens_per_micro_batch = 40;
@@ -209,15 +224,18 @@ TEST_CASE("update_policy: a large rate makes later mini-batches clip") {
   config.epochs = 2;
   config.mini_batches = 2;
   CHECK(step_of(policy, rollout, some_experience(rollout), config).stats.clip_fraction == 0);
-  CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05).stats.clip_fraction > 0.05);
+  CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05).stats.clip_fraction >
+        0.05);
 }
 
 TEST_CASE("update_policy: the end token is trained, though its id is that of the padding [T1]") {
   Model policy = tiny_model(1);
   const Rollout rollout = rollout_by_hand();
-  const Tensor at_the_end = torch::tensor({{0.0F, 0.0F, 1.0F}, {1.0F, 0.0F, 0.0F}, {0.0F, 0.0F, 0.0F}});
+  const Tensor at_the_end =
+      torch::tensor({{0.0F, 0.0F, 1.0F}, {1.0F, 0.0F, 0.0F}, {0.0F, 0.0F, 0.0F}});
   const Tensor before = score_log_probs(policy, rollout, 1.0, kEverything);
-  const Step step = step_of(policy, rollout, experience_of(rollout, at_the_end), plain_config(), /*rate=*/1e-3);
+  const Step step =
+      step_of(policy, rollout, experience_of(rollout, at_the_end), plain_config(), /*rate=*/1e-3);
   CHECK(step.gradient.norm().item<double>() > 1e-2);
   const Tensor gain = score_log_probs(policy, rollout, 1.0, kEverything) - before;
   CHECK(gain[0][2].item<double>() > 0.01);
@@ -228,7 +246,8 @@ TEST_CASE("update_policy: a response outside the loss mask counts nowhere [T16]"
   Model policy = tiny_model(1);
   const Rollout rollout = rollout_by_hand();
   const auto with = [&](float advantage) {
-    const Tensor advantages = torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, 0.0F, 0.0F}, {advantage, advantage, 0.0F}});
+    const Tensor advantages =
+        torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, 0.0F, 0.0F}, {advantage, advantage, 0.0F}});
     Experience experience = experience_of(rollout, advantages);
     experience.loss_mask = rollout.mask.clone();
     experience.loss_mask[2].zero_();
@@ -252,7 +271,8 @@ TEST_CASE("update_policy: with no advantages a KL in the loss moves towards the 
       const Rollout rollout = sample(policy, 1.0, step);
       Experience experience = experience_of(rollout, torch::zeros_like(rollout.log_probs));
       experience.ref_log_probs = score_log_probs(reference, rollout, 1.0, kEverything);
-      update_policy(policy, optimizer, rollout, experience, config, /*learning_rate=*/3e-3, step, "/nowhere");
+      update_policy(policy, optimizer, rollout, experience, config, /*learning_rate=*/3e-3, step,
+                    "/nowhere");
     }
     CHECK(before > 0.5);
     CHECK(exact_kl(policy, reference, first) < 0.7 * before);
@@ -265,7 +285,8 @@ TEST_CASE("update_policy: an entropy bonus raises the entropy") {
   Config config = plain_config();
   config.entropy_coef = 1;
   const double before = exact_entropy(policy, rollout);
-  step_of(policy, rollout, experience_of(rollout, torch::zeros_like(rollout.log_probs)), config, /*rate=*/3e-3);
+  step_of(policy, rollout, experience_of(rollout, torch::zeros_like(rollout.log_probs)), config,
+          /*rate=*/3e-3);
   CHECK(exact_entropy(policy, rollout) > before + 0.01);
 }
 
@@ -277,7 +298,8 @@ TEST_CASE("sampler and trainer see one distribution, at any temperature [T8, T10
     config.temperature = temperature;
     const auto experience = some_experience(rollout);
     CHECK(step_of(policy, rollout, experience, config).stats.ratio_max_deviation < 1e-4);
-    CHECK(close(score_log_probs(policy, rollout, temperature, /*max_tokens=*/20), rollout.log_probs, 1e-4));
+    CHECK(close(score_log_probs(policy, rollout, temperature, /*max_tokens=*/20), rollout.log_probs,
+                1e-4));
     config.temperature = 2.0;  // the figure does show a difference
     CHECK(step_of(policy, rollout, experience, config).stats.ratio_max_deviation > 0.1);
     CHECK(step_of(policy, rollout, experience, config).stats.log_prob_gap_mean > 0.1);
@@ -286,12 +308,15 @@ TEST_CASE("sampler and trainer see one distribution, at any temperature [T8, T10
 
 TEST_CASE("padded rows of the vocabulary are neither sampled nor scored [T22]") {
   Model policy = tiny_model(1);
-  policy.parameters().narrow(0, 8 * 32, 4 * 32).mul_(5.0);  // embeddings 8 to 11 become the most attractive
+  policy.parameters()
+      .narrow(0, 8 * 32, 4 * 32)
+      .mul_(5.0);  // embeddings 8 to 11 become the most attractive
   CHECK(sample(policy).response_ids.max().item<int64_t>() >= 8);
   policy.limit_vocabulary(8);
   const Rollout rollout = sample(policy);
   CHECK(rollout.response_ids.max().item<int64_t>() < 8);
-  CHECK(close(full_log_probs(policy, rollout).exp().sum(/*dim=*/1), torch::ones({rollout.response_tokens()})));
+  CHECK(close(full_log_probs(policy, rollout).exp().sum(/*dim=*/1),
+              torch::ones({rollout.response_tokens()})));
   const Step step = step_of(policy, rollout, some_experience(rollout), plain_config());
   CHECK(step.stats.ratio_max_deviation < 1e-4);
   CHECK(step.gradient.narrow(0, 8 * 32, 4 * 32).norm().item<double>() == 0);
@@ -310,8 +335,10 @@ TEST_CASE("scores: token t is predicted, and its state valued, from what stands 
     auto before = rollout.prompts[i];
     for (int64_t t = 0; t < rollout.lengths[i]; ++t) {
       const Tensor hidden = model.hidden_states(PackedTokens::from({before}, torch::kCPU));
-      const Tensor last = torch::tensor({static_cast<int64_t>(before.size()) - 1}), id = rollout.response_ids[i][t];
-      CHECK(close(model.log_probs(hidden, last, id.unsqueeze(0), 1.0, false).log_probs[0], log_probs[i][t], 1e-5));
+      const Tensor last = torch::tensor({static_cast<int64_t>(before.size()) - 1}),
+                   id = rollout.response_ids[i][t];
+      CHECK(close(model.log_probs(hidden, last, id.unsqueeze(0), 1.0, false).log_probs[0],
+                  log_probs[i][t], 1e-5));
       CHECK(close(model.values(hidden, last)[0], values[i][t], 1e-5));
       before.push_back(id.item<int64_t>());
     }
@@ -327,9 +354,10 @@ TEST_CASE("update_policy and update_critic leave rollout and experience as they 
   experience.ref_log_probs = rollout.log_probs - 0.1;
   experience.values = some_advantages(rollout) + 1;
   experience.returns = some_advantages(rollout) + 2;
-  const std::vector<Tensor> tensors{rollout.response_ids, rollout.log_probs,     rollout.mask,
-                                    rollout.rewards,      experience.advantages, experience.ref_log_probs,
-                                    experience.values,    experience.returns,    experience.loss_mask};
+  const std::vector<Tensor> tensors{
+      rollout.response_ids, rollout.log_probs,     rollout.mask,
+      rollout.rewards,      experience.advantages, experience.ref_log_probs,
+      experience.values,    experience.returns,    experience.loss_mask};
   std::vector<Tensor> copies;
   for (const auto& tensor : tensors) copies.push_back(tensor.clone());
   const auto lengths = rollout.lengths;
@@ -361,12 +389,14 @@ TEST_CASE("update_policy: a term that is not finite is named, saved, and changes
     const Tensor before = policy.parameters().clone();
     AdamW optimizer(policy.parameters(), plain_config());
     const int64_t step = term == "KL" ? 17 : 16;
-    const auto stats = update_policy(policy, optimizer, rollout, experience, plain_config(), 0.1, step, directory.path);
+    const auto stats = update_policy(policy, optimizer, rollout, experience, plain_config(), 0.1,
+                                     step, directory.path);
     CHECK(stats.skipped == term);
     CHECK(torch::equal(policy.parameters(), before));
     CHECK(torch::equal(policy.gradients(), torch::zeros_like(before)));
     CHECK(optimizer.updates == 0);
-    const auto saved = load_safetensors(directory.path / ("not_finite_step_" + std::to_string(step) + ".safetensors"));
+    const auto saved = load_safetensors(
+        directory.path / ("not_finite_step_" + std::to_string(step) + ".safetensors"));
     CHECK(torch::allclose(saved.at("advantages"), experience.advantages, 0, 0, /*equal_nan=*/true));
     CHECK(torch::equal(saved.at("response_ids"), rollout.response_ids));
   }
@@ -377,7 +407,8 @@ TEST_CASE("update_policy with bfloat16 products moves float32 weights at rate 1e
   policy.set_compute_type(torch::kBFloat16);
   const Tensor before = policy.parameters().clone();
   const Rollout rollout = rollout_by_hand();
-  const Step step = step_of(policy, rollout, experience_of(rollout, torch::ones({3, 3})), plain_config(), 1e-6);
+  const Step step =
+      step_of(policy, rollout, experience_of(rollout, torch::ones({3, 3})), plain_config(), 1e-6);
   CHECK((policy.parameters().scalar_type() == torch::kFloat32));
   const Tensor moved = policy.parameters() != before, wanted = step.gradient.abs() > 1e-4;
   CHECK(wanted.sum().item<int64_t>() > 1000);
@@ -395,14 +426,16 @@ TEST_CASE("a shared critic learns beside the policy, weighted by value_coef") {
   config.critic = CriticNetwork::shared;
   config.value_coef = 0.5;
   const Step half = step_of(policy, rollout, experience, config);
-  CHECK(half.stats.value_loss == doctest::Approx(4.5));  // the head starts at zero [T19]: (0 - 3)^2 / 2
+  CHECK(half.stats.value_loss ==
+        doctest::Approx(4.5));  // the head starts at zero [T19]: (0 - 3)^2 / 2
   CHECK(half.gradient.norm().item<double>() > 0.1);
   config.value_coef = 1.0;
   CHECK(close(step_of(policy, rollout, experience, config).gradient, 2 * half.gradient));
   AdamW optimizer(policy.parameters(), config);
   double loss = 4.5;
   for (int64_t step = 0; step < 20; ++step) {
-    loss = update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere").value_loss;
+    loss = update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere")
+               .value_loss;
   }
   CHECK(loss < 0.5);
 }
@@ -438,24 +471,29 @@ TEST_CASE("update_critic lowers the value loss, in however many micro-batches [T
 
 TEST_CASE("a three-token policy learns its reward, with a group's baseline and with a critic") {
   for (const auto algorithm : {Algorithm::grpo, Algorithm::ppo}) {
-    Model policy = tiny_model(4, Head::language_model, /*vocab_size=*/3), critic = tiny_model(5, Head::value, 3);
+    Model policy = tiny_model(4, Head::language_model, /*vocab_size=*/3),
+          critic = tiny_model(5, Head::value, 3);
     Config config = plain_config();
     config.algorithm = algorithm;
     config.max_grad_norm = 1;
     AdamW optimizer(policy.parameters(), config), critic_optimizer(critic.parameters(), config);
-    Sampler sampler(policy, {/*temperature=*/1.0, /*top_p=*/1.0, /*max_response_tokens=*/1, /*batch=*/64, /*seed=*/0});
+    Sampler sampler(policy, {/*temperature=*/1.0, /*top_p=*/1.0, /*max_response_tokens=*/1,
+                             /*batch=*/64, /*seed=*/0});
     Rollout rollout;
     for (int64_t step = 0; step < 40; ++step) {
       rollout = sampler.sample({{1}}, /*group_size=*/16, /*draw=*/step);
-      rollout.rewards = (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
+      rollout.rewards =
+          (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
       Experience experience = experience_of(rollout, Tensor());
       if (algorithm == Algorithm::grpo) {
-        const Tensor per_response = group_advantages(rollout.rewards, 16, config.group_std, 1e-6, config.baseline);
+        const Tensor per_response =
+            group_advantages(rollout.rewards, 16, config.group_std, 1e-6, config.baseline);
         experience.advantages = per_response.unsqueeze(1) * rollout.mask;
       } else {
         experience.values = score_values(critic, rollout, kEverything);
-        const Gae gae = generalized_advantages(token_rewards(rollout.rewards, rollout.mask, Tensor(), 0),
-                                               experience.values, rollout.mask, config.gamma, config.lambda);
+        const Gae gae =
+            generalized_advantages(token_rewards(rollout.rewards, rollout.mask, Tensor(), 0),
+                                   experience.values, rollout.mask, config.gamma, config.lambda);
         experience.advantages = whiten(gae.advantages, rollout.mask);
         experience.returns = gae.returns;
         update_critic(critic, critic_optimizer, rollout, experience, config, 3e-3, step);

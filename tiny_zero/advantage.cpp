@@ -4,35 +4,45 @@ namespace tiny_zero {
 
 using torch::Tensor;
 
-Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& log_ratio, double kl_coef) {
-  const Tensor last = mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1); every response has a token
-  const Tensor result = torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
+Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& log_ratio,
+                     double kl_coef) {
+  const Tensor last =
+      mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1); every response has a token
+  const Tensor result =
+      torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
   return log_ratio.defined() ? result - kl_coef * torch::where(mask, log_ratio, 0.0) : result;
 }
 
-Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon,
-                        Baseline baseline) {
-  TORCH_CHECK(rewards.dim() == 1 && rewards.size(0) % group_size == 0, "group_advantages: rewards ", rewards.sizes(),
-              " must be (B,) with B a multiple of the group size ", group_size);
+Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation,
+                        double epsilon, Baseline baseline) {
+  TORCH_CHECK(rewards.dim() == 1 && rewards.size(0) % group_size == 0, "group_advantages: rewards ",
+              rewards.sizes(), " must be (B,) with B a multiple of the group size ", group_size);
   const Tensor groups = rewards.view({-1, group_size});
-  // Exactly equal rewards need not have an exact mean in floating point: 0.1 + 0.1 + 0.1 is not 0.3.
-  const Tensor centred = torch::where((groups == groups.select(1, 0).unsqueeze(1)).all(1, /*keepdim=*/true), 0.0,
-                                      groups - groups.mean(/*dim=*/1, /*keepdim=*/true));
+  // Exactly equal rewards need not have an exact mean in floating point: 0.1 + 0.1 + 0.1 is not
+  // 0.3.
+  const Tensor centred =
+      torch::where((groups == groups.select(1, 0).unsqueeze(1)).all(1, /*keepdim=*/true), 0.0,
+                   groups - groups.mean(/*dim=*/1, /*keepdim=*/true));
   Tensor result = centred;
-  if (baseline == Baseline::leave_one_out && group_size > 1) {  // r_i - mean of the others, rearranged
+  if (baseline == Baseline::leave_one_out &&
+      group_size > 1) {  // r_i - mean of the others, rearranged
     result = centred * (static_cast<double>(group_size) / static_cast<double>(group_size - 1));
   }
   if (deviation != GroupStd::none) {
-    const int64_t n = deviation == GroupStd::sample ? std::max<int64_t>(1, group_size - 1) : group_size;
+    const int64_t n =
+        deviation == GroupStd::sample ? std::max<int64_t>(1, group_size - 1) : group_size;
     result = result / ((centred.square().sum(/*dim=*/1, /*keepdim=*/true) / n).sqrt() + epsilon);
   }
-  return torch::where(centred == 0, 0.0, result).to(torch::kFloat32).view({-1});  // 0 / 0 with epsilon 0
+  return torch::where(centred == 0, 0.0, result)
+      .to(torch::kFloat32)
+      .view({-1});  // 0 / 0 with epsilon 0
 }
 
-Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask, double gamma,
-                           double lambda) {
-  TORCH_CHECK(rewards.sizes() == values.sizes() && rewards.sizes() == mask.sizes(), "generalized_advantages: rewards ",
-              rewards.sizes(), ", values ", values.sizes(), " and mask ", mask.sizes(), " must have one shape (B, T)");
+Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask,
+                           double gamma, double lambda) {
+  TORCH_CHECK(rewards.sizes() == values.sizes() && rewards.sizes() == mask.sizes(),
+              "generalized_advantages: rewards ", rewards.sizes(), ", values ", values.sizes(),
+              " and mask ", mask.sizes(), " must have one shape (B, T)");
   const int64_t length = rewards.size(1);
   const Tensor known = torch::where(mask, values, 0.0);
   Tensor advantages = torch::zeros_like(rewards), next = torch::zeros_like(rewards.select(1, 0));

@@ -1,45 +1,48 @@
 #pragma once
 // Advantages: how much better a response, or a token, did than expected. Pure functions of tensors.
-// B: responses of the rollout, T: the longest response. `mask` is (B, T) bool, true on sampled tokens, end token
-// included.
+// B: responses of the rollout, T: the longest response. `mask` is (B, T) bool, true on sampled
+// tokens, end token included.
 
 #include <torch/types.h>
 
-#include "tiny_zero/config.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 
-/// Per-token rewards of one response: the rule's reward on the last sampled token, and on every token the penalty
-/// -beta log(pi_old / pi_ref).   [GRPO eq. 2; T15]
-/// @param rewards (B,)   @param log_ratio (B, T) of old to reference, nats, or undefined for no KL in the reward
+/// Per-token rewards of one response: the rule's reward on the last sampled token, and on every
+/// token the penalty -beta log(pi_old / pi_ref).   [GRPO eq. 2; T15]
+/// @param rewards (B,)   @param log_ratio (B, T) of old to reference, nats, or undefined for no KL
+/// in the reward
 /// @return (B, T) float32, 0 beyond the responses
-torch::Tensor token_rewards(const torch::Tensor& rewards, const torch::Tensor& mask, const torch::Tensor& log_ratio,
-                            double kl_coef);
+torch::Tensor token_rewards(const torch::Tensor& rewards, const torch::Tensor& mask,
+                            const torch::Tensor& log_ratio, double kl_coef);
 
-/// A_i = (r_i - baseline) / deviation over the G responses of one prompt.   [GRPO, outcome supervision]
-/// The baseline is the group's mean, or the mean of the others [RLOO]. The deviation is over n - 1 or n, with epsilon
-/// added, or left out [Dr. GRPO]. A group whose rewards are all equal gets exactly 0 [T5]; the variance is two-pass
-/// [T6].
+/// A_i = (r_i - baseline) / deviation over the G responses of one prompt.   [GRPO, outcome
+/// supervision] The baseline is the group's mean, or the mean of the others [RLOO]. The deviation
+/// is over n - 1 or n, with epsilon added, or left out [Dr. GRPO]. A group whose rewards are all
+/// equal gets exactly 0 [T5]; the variance is two-pass [T6].
 /// @param rewards (B,), groups one after another   @return (B,) float32
-torch::Tensor group_advantages(const torch::Tensor& rewards, int64_t group_size, GroupStd deviation, double epsilon,
-                               Baseline baseline);
+torch::Tensor group_advantages(const torch::Tensor& rewards, int64_t group_size, GroupStd deviation,
+                               double epsilon, Baseline baseline);
 
 struct Gae {
   torch::Tensor advantages;  // (B, T), 0 beyond the responses
   torch::Tensor returns;     // (B, T), A_t + V(s_t): the critic's target
 };
 
-/// delta_t = r_t + gamma V(s_{t+1}) - V(s_t),  A_t = sum_l (gamma lambda)^l delta_{t+l}.   [GAE eq. 16; PPO eq. 11, 12]
-/// The value after the last token is 0, whatever stands in the padding [T14].
+/// delta_t = r_t + gamma V(s_{t+1}) - V(s_t),  A_t = sum_l (gamma lambda)^l delta_{t+l}.   [GAE eq.
+/// 16; PPO eq. 11, 12] The value after the last token is 0, whatever stands in the padding [T14].
 /// @param rewards, values (B, T) float32
-Gae generalized_advantages(const torch::Tensor& rewards, const torch::Tensor& values, const torch::Tensor& mask,
-                           double gamma, double lambda);
+Gae generalized_advantages(const torch::Tensor& rewards, const torch::Tensor& values,
+                           const torch::Tensor& mask, double gamma, double lambda);
 
-/// (x - mean) / deviation over the masked entries of the whole rollout, 0 elsewhere [T18]. Deviation over n.
+/// (x - mean) / deviation over the masked entries of the whole rollout, 0 elsewhere [T18].
+/// Deviation over n.
 torch::Tensor whiten(const torch::Tensor& x, const torch::Tensor& mask);
 
-/// 1 - Var(returns - values) / Var(returns) over the masked entries: 1 is a perfect critic, 0 one that knows the mean.
-/// 0 if the returns do not vary.
-double explained_variance(const torch::Tensor& values, const torch::Tensor& returns, const torch::Tensor& mask);
+/// 1 - Var(returns - values) / Var(returns) over the masked entries: 1 is a perfect critic, 0 one
+/// that knows the mean. 0 if the returns do not vary.
+double explained_variance(const torch::Tensor& values, const torch::Tensor& returns,
+                          const torch::Tensor& mask);
 
 }  // namespace tiny_zero

@@ -7,8 +7,8 @@ using torch::Tensor;
 namespace {
 
 void check_shapes(const char* name, const Tensor& a, const Tensor& b, const Tensor& c) {
-  TORCH_CHECK(a.sizes() == b.sizes() && a.sizes() == c.sizes(), name, ": shapes ", a.sizes(), ", ", b.sizes(), " and ",
-              c.sizes(), " must be one");
+  TORCH_CHECK(a.sizes() == b.sizes() && a.sizes() == c.sizes(), name, ": shapes ", a.sizes(), ", ",
+              b.sizes(), " and ", c.sizes(), " must be one");
 }
 
 Tensor log_ratio(const Tensor& log_probs, const Tensor& ref_log_probs) {
@@ -17,8 +17,8 @@ Tensor log_ratio(const Tensor& log_probs, const Tensor& ref_log_probs) {
 
 }  // namespace
 
-Tensor policy_loss(const Tensor& log_probs, const Tensor& old_log_probs, const Tensor& advantages, double clip_low,
-                   double clip_high) {
+Tensor policy_loss(const Tensor& log_probs, const Tensor& old_log_probs, const Tensor& advantages,
+                   double clip_low, double clip_high) {
   check_shapes("policy_loss", log_probs, old_log_probs, advantages);
   const Tensor ratio = torch::exp(log_probs - old_log_probs);
   const Tensor clipped = torch::clamp(ratio, 1.0 - clip_low, 1.0 + clip_high);
@@ -26,13 +26,16 @@ Tensor policy_loss(const Tensor& log_probs, const Tensor& old_log_probs, const T
   return -torch::min(ratio * advantages, clipped * advantages);
 }
 
-Tensor policy_clipped(const Tensor& log_probs, const Tensor& old_log_probs, const Tensor& advantages, double clip_low,
-                      double clip_high) {
+Tensor policy_clipped(const Tensor& log_probs, const Tensor& old_log_probs,
+                      const Tensor& advantages, double clip_low, double clip_high) {
   const Tensor ratio = torch::exp(log_probs - old_log_probs);
-  return ((ratio > 1.0 + clip_high) & (advantages > 0)) | ((ratio < 1.0 - clip_low) & (advantages < 0));
+  return ((ratio > 1.0 + clip_high) & (advantages > 0)) |
+         ((ratio < 1.0 - clip_low) & (advantages < 0));
 }
 
-Tensor kl_k1(const Tensor& log_probs, const Tensor& ref_log_probs) { return -log_ratio(log_probs, ref_log_probs); }
+Tensor kl_k1(const Tensor& log_probs, const Tensor& ref_log_probs) {
+  return -log_ratio(log_probs, ref_log_probs);
+}
 
 Tensor kl_k2(const Tensor& log_probs, const Tensor& ref_log_probs) {
   return log_ratio(log_probs, ref_log_probs).square() / 2;
@@ -43,7 +46,8 @@ Tensor kl_k3(const Tensor& log_probs, const Tensor& ref_log_probs) {
   return torch::expm1(d) - d;
 }
 
-Tensor value_loss(const Tensor& values, const Tensor& old_values, const Tensor& returns, double clip) {
+Tensor value_loss(const Tensor& values, const Tensor& old_values, const Tensor& returns,
+                  double clip) {
   check_shapes("value_loss", values, old_values, returns);
   const Tensor plain = (values - returns).square();
   if (clip <= 0) return plain / 2;

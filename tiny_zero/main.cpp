@@ -6,14 +6,14 @@
 #include <cxxopts.hpp>
 #include <iostream>
 
-#include "tiny_zero/bench.h"
-#include "tiny_zero/evaluate.h"
-#include "tiny_zero/memory_plan.h"
-#include "tiny_zero/pipes.h"
-#include "tiny_zero/pretrain.h"
-#include "tiny_zero/progress.h"
-#include "tiny_zero/report.h"
+#include "tiny_zero/settings/progress.h"
 #include "tiny_zero/trainer.h"
+#include "tiny_zero/verbs/bench.h"
+#include "tiny_zero/verbs/evaluate.h"
+#include "tiny_zero/verbs/pipes.h"
+#include "tiny_zero/verbs/plan.h"
+#include "tiny_zero/verbs/pretrain.h"
+#include "tiny_zero/verbs/report.h"
 
 namespace {
 
@@ -21,7 +21,8 @@ using namespace tiny_zero;
 
 struct Verb {
   std::string name, help;
-  std::vector<std::string> sections;  // of the settings that it reads; those of the tasks come on top
+  std::vector<std::string>
+      sections;  // of the settings that it reads; those of the tasks come on top
   std::function<void(const Config&, const Settings&, const Task&)> run;
   bool pipe = false;  // reads and writes JSON Lines, so nothing else may be printed
 };
@@ -52,7 +53,8 @@ std::vector<Verb> make_verbs() {
            [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
            /*pipe=*/true},
           {"score",
-           "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> {\"ids\", \"log_probs\"}",
+           "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> "
+           "{\"ids\", \"log_probs\"}",
            {"run", "sampling", "text"},
            [](const Config& config, const Settings&, const Task&) { score(config); },
            /*pipe=*/true},
@@ -62,7 +64,8 @@ std::vector<Verb> make_verbs() {
            [](const Config& config, const Settings&, const Task&) { tokenize(config); },
            /*pipe=*/true},
           {"grade",
-           "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", \"extracted\", "
+           "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", "
+           "\"extracted\", "
            "\"reason\"}",
            {"task"},
            [](const Config&, const Settings&, const Task& task) { grade_lines(task); },
@@ -93,19 +96,23 @@ void print_verbs(const std::vector<Verb>& verbs) {
   std::cout << "\ntiny_zero VERB --help lists a verb's settings.\n";
 }
 
-/// Reads recipe and flags into the settings, flags last. Returns false if --help was asked for, after printing it.
-bool read_options(const Verb& verb, int argc, char** argv, const Config& config, const Settings& settings,
-                  const std::vector<std::string>& sections) {
+/// Reads recipe and flags into the settings, flags last. Returns false if --help was asked for,
+/// after printing it.
+bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
+                  const Settings& settings, const std::vector<std::string>& sections) {
   cxxopts::Options options("tiny_zero " + verb.name, verb.help);
   options.set_width(120).allow_unrecognised_options();
   options.add_options()("h,help", "print this text")(
-      "recipe", "file of `name = value  # reason` lines; flags override it", cxxopts::value<std::string>());
+      "recipe", "file of `name = value  # reason` lines; flags override it",
+      cxxopts::value<std::string>());
   for (const auto& setting : settings) {
-    const bool shown = std::find(sections.begin(), sections.end(), setting.section) != sections.end();
+    const bool shown =
+        std::find(sections.begin(), sections.end(), setting.section) != sections.end();
     auto value = cxxopts::value<std::string>()->default_value(setting.get());
     if (setting.is_flag) value->implicit_value("true");
     options.add_options(shown ? setting.section : "other")(
-        setting.name, setting.help + (setting.allowed == "any text" ? "" : " (" + setting.allowed + ")"), value);
+        setting.name,
+        setting.help + (setting.allowed == "any text" ? "" : " (" + setting.allowed + ")"), value);
   }
   const auto given = options.parse(argc, argv);
   if (given.count("help") > 0) {
@@ -115,9 +122,10 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     return false;
   }
   for (const auto& unknown : given.unmatched()) {
-    settings.find(
-        unknown.substr(std::min(unknown.find_first_not_of('-'), unknown.size())));  // throws with the nearest name
-    throw std::invalid_argument("\"" + unknown + "\" is not understood; settings are given as --name value");
+    settings.find(unknown.substr(
+        std::min(unknown.find_first_not_of('-'), unknown.size())));  // throws with the nearest name
+    throw std::invalid_argument("\"" + unknown +
+                                "\" is not understood; settings are given as --name value");
   }
   const auto apply = [&](const std::string& only = "") {
     if (given.count("recipe") > 0) settings.read_recipe(given["recipe"].as<std::string>());
@@ -127,7 +135,8 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     }
   };
   apply();
-  if (config.resume) {  // the run's own settings come first; flags may still change them, to train longer for example
+  if (config.resume) {  // the run's own settings come first; flags may still change them, to train
+                        // longer for example
     const auto own = std::filesystem::path(config.runs_dir) / config.name / "settings.conf";
     if (!std::filesystem::exists(own)) {
       throw std::invalid_argument(own.parent_path().string() +
@@ -142,7 +151,8 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
 }  // namespace
 
 int main(int argc, char** argv) try {
-  // Large tensors come and go at every step: keep their pages instead of returning them to the system each time.
+  // Large tensors come and go at every step: keep their pages instead of returning them to the
+  // system each time.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   const auto verbs = make_verbs();
@@ -151,8 +161,8 @@ int main(int argc, char** argv) try {
     print_verbs(verbs);
     return 0;
   }
-  const auto verb =
-      std::find_if(verbs.begin(), verbs.end(), [&](const Verb& candidate) { return candidate.name == name; });
+  const auto verb = std::find_if(verbs.begin(), verbs.end(),
+                                 [&](const Verb& candidate) { return candidate.name == name; });
   if (verb == verbs.end())
     throw std::invalid_argument("there is no verb \"" + name + "\"; tiny_zero --help lists them");
   if (verb->pipe) {  // reads and writes in blocks
@@ -163,7 +173,8 @@ int main(int argc, char** argv) try {
   Config config;
   Settings settings = config.settings();
   std::vector<std::string> sections = verb->sections;
-  std::map<std::string, std::unique_ptr<Task>> tasks;  // all of them, since a recipe may hold any task's settings
+  std::map<std::string, std::unique_ptr<Task>>
+      tasks;  // all of them, since a recipe may hold any task's settings
   for (const auto& task_name : task_names()) {
     tasks[task_name] = make_task(task_name);
     settings.append(tasks[task_name]->settings());

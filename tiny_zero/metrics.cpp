@@ -15,9 +15,11 @@ Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : 
 
 }  // namespace
 
-Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience, const UpdateStats& stats,
-                  const StepTimes& times, double learning_rate, const torch::Device& device, const Config& config) {
-  const auto responses = static_cast<double>(rollout.size()), tokens = static_cast<double>(rollout.response_tokens());
+Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience,
+                  const UpdateStats& stats, const StepTimes& times, double learning_rate,
+                  const torch::Device& device, const Config& config) {
+  const auto responses = static_cast<double>(rollout.size()),
+             tokens = static_cast<double>(rollout.response_tokens());
   const auto rate = [&](auto holds) {
     int64_t count = 0;
     for (int64_t i = 0; i < rollout.size(); ++i) count += holds(i) ? 1 : 0;
@@ -35,7 +37,8 @@ Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experi
   line["response_tokens_mean"] = tokens / responses;
   line["truncated_rate"] = rate([&](int64_t i) { return !rollout.finished[i]; });
   line["reflection_rate"] = rate([&](int64_t i) { return rollout.grades[i].reflected; });
-  line["zero_std_groups"] = static_cast<int64_t>(rollout.prompts.size() - mixed_groups(rollout).size());
+  line["zero_std_groups"] =
+      static_cast<int64_t>(rollout.prompts.size() - mixed_groups(rollout).size());
   line["kl"] = experience.ref_log_probs.defined() ? updated(stats.kl) : Json();
   line["entropy"] = updated(stats.entropy);
   line["ratio_max_deviation"] = updated(stats.ratio_max_deviation);
@@ -44,7 +47,8 @@ Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experi
   line["policy_loss"] = updated(stats.policy_loss);
   line["value_loss"] = ppo ? updated(stats.value_loss) : Json();
   line["explained_variance"] =
-      ppo ? number_or_null(explained_variance(experience.values, experience.returns, rollout.mask)) : Json();
+      ppo ? number_or_null(explained_variance(experience.values, experience.returns, rollout.mask))
+          : Json();
   line["grad_norm"] = updated(stats.grad_norm);
   line["lr"] = learning_rate;
   if (skipped) line["skipped"] = stats.skipped;
@@ -79,7 +83,8 @@ std::vector<int64_t> mixed_groups(const Rollout& rollout) {
 
 int64_t peak_memory_bytes(const torch::Device& device) {
   if (device.is_cuda()) {
-    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(std::max<int>(0, device.index()));
+    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)
+                           ->getDeviceStats(std::max<int>(0, device.index()));
     return stats.allocated_bytes[0].peak;
   }
   rusage usage{};

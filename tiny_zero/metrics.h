@@ -1,7 +1,7 @@
 #pragma once
 // What a step reports. Every figure is over the whole step; README.md says what each means.
 
-#include "tiny_zero/run_directory.h"
+#include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/update.h"
 
 namespace tiny_zero {
@@ -12,11 +12,14 @@ struct StepTimes {
   double wall_s = 0;     // all steps of the run so far
 };
 
-/// One line of metrics.jsonl. A figure that the settings do not produce (a value loss in GRPO) is null.
-Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience, const UpdateStats& stats,
-                  const StepTimes& times, double learning_rate, const torch::Device& device, const Config& config);
+/// One line of metrics.jsonl. A figure that the settings do not produce (a value loss in GRPO) is
+/// null.
+Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience,
+                  const UpdateStats& stats, const StepTimes& times, double learning_rate,
+                  const torch::Device& device, const Config& config);
 
-/// Writes the first responses of a step, one of each of `count` prompts: step, prompt, response, reward.
+/// Writes the first responses of a step, one of each of `count` prompts: step, prompt, response,
+/// reward.
 void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, int64_t count);
 
 /// Prompts whose group has different rewards, so that the group teaches something.

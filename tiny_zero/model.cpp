@@ -5,7 +5,7 @@
 #include <numbers>
 #include <set>
 
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
 #include "tiny_zero/random.h"
 
 namespace tiny_zero {
@@ -18,23 +18,25 @@ const std::map<std::string, std::string> kArchitectures{
     {"qwen2", "Qwen2ForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}, {"llama", "LlamaForCausalLM"}};
 
 /// Fields that would change the computation, with the only value that is computed here.
-const std::map<std::string, Json> kOnlyValues{{"hidden_act", "silu"},      {"use_sliding_window", false},
-                                              {"attention_bias", false},   {"mlp_bias", false},
-                                              {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
-                                              {"use_mrope", false},        {"is_encoder_decoder", false},
-                                              {"pretraining_tp", 1},       {"quantization_config", nullptr}};
+const std::map<std::string, Json> kOnlyValues{
+    {"hidden_act", "silu"},      {"use_sliding_window", false},
+    {"attention_bias", false},   {"mlp_bias", false},
+    {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
+    {"use_mrope", false},        {"is_encoder_decoder", false},
+    {"pretraining_tp", 1},       {"quantization_config", nullptr}};
 
-/// Fields that are read below, and those that do not change what a model computes from tokens; dropout is never applied
-/// [T31], and the windows count only with use_sliding_window.
+/// Fields that are read below, and those that do not change what a model computes from tokens;
+/// dropout is never applied [T31], and the windows count only with use_sliding_window.
 bool is_understood(const std::string& name) {
   static const std::set<std::string> known{
-      "model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size",
-      "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rope_theta", "rope_scaling",
-      "rope_parameters", "rms_norm_eps", "tie_word_embeddings", "layer_types",
+      "model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers",
+      "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+      "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps",
+      "tie_word_embeddings", "layer_types",
       // not read
-      "attention_dropout", "dtype", "initializer_range", "is_llama_config", "max_window_layers", "output_attentions",
-      "output_hidden_states", "return_dict", "sliding_window", "torch_dtype", "transformers.js_config",
-      "transformers_version", "unsloth_fixed", "use_cache"};
+      "attention_dropout", "dtype", "initializer_range", "is_llama_config", "max_window_layers",
+      "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "torch_dtype",
+      "transformers.js_config", "transformers_version", "unsloth_fixed", "use_cache"};
   return known.contains(name) || name.starts_with('_') || name.ends_with("_token_id");
 }
 
@@ -51,9 +53,11 @@ void add_end_ids(const Json& fields, std::vector<int64_t>& ids) {
 ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
   const Json fields = read_json(path, "--model wants a directory that holds it");
   const auto fail = [&](const std::string& name, const Json& found, const std::string& wanted) {
-    throw std::invalid_argument(path.string() + ": " + name + " is " + found.dump() + ", " + wanted);
+    throw std::invalid_argument(path.string() + ": " + name + " is " + found.dump() + ", " +
+                                wanted);
   };
-  const auto size = [&](const char* name, const Json& value, int64_t most) {  // bounds what a broken file could ask for
+  const auto size = [&](const char* name, const Json& value,
+                        int64_t most) {  // bounds what a broken file could ask for
     if (!value.is_number_integer() || value < 1 || value > most)
       fail(name, value, "want a whole number from 1 to " + std::to_string(most));
     return value.get<int64_t>();
@@ -63,46 +67,57 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
   try {
     config.family = fields.value("model_type", "");
     const auto architecture = kArchitectures.find(config.family);
-    if (architecture == kArchitectures.end()) fail("model_type", config.family, "supported are qwen2, qwen3 and llama");
+    if (architecture == kArchitectures.end())
+      fail("model_type", config.family, "supported are qwen2, qwen3 and llama");
     const Json architectures = Json::array({architecture->second});
     if (fields.value("architectures", architectures) != architectures)
       fail("architectures", fields["architectures"], "supported is " + architectures.dump());
     for (const auto& [name, value] : fields.items()) {
       const auto only = kOnlyValues.find(name);
-      if (only != kOnlyValues.end() && value != only->second) fail(name, value, "supported is " + only->second.dump());
+      if (only != kOnlyValues.end() && value != only->second)
+        fail(name, value, "supported is " + only->second.dump());
       if (only == kOnlyValues.end() && !is_understood(name))
-        fail(name, value, "which this program does not know; remove it if it does not change what the model computes");
+        fail(name, value,
+             "which this program does not know; remove it if it does not change what the model "
+             "computes");
     }
     for (const Json& type : fields.value("layer_types", Json::array())) {
       if (type != "full_attention") fail("layer_types", type, "supported is \"full_attention\"");
     }
     constexpr int64_t kMaxSize = 1 << 24, kMaxLayers = 1000;
-    config.vocab_size = config.used_vocab_size = size("vocab_size", fields.at("vocab_size"), kMaxSize);
+    config.vocab_size = config.used_vocab_size =
+        size("vocab_size", fields.at("vocab_size"), kMaxSize);
     config.hidden_size = size("hidden_size", fields.at("hidden_size"), kMaxSize);
     config.num_layers = size("num_hidden_layers", fields.at("num_hidden_layers"), kMaxLayers);
     config.ffn_size = size("intermediate_size", fields.at("intermediate_size"), kMaxSize);
     auto& [heads, kv_heads, head_dim] = config.attention;
     heads = size("num_attention_heads", fields.at("num_attention_heads"), kMaxSize);
-    kv_heads = size("num_key_value_heads", fields.value("num_key_value_heads", Json(heads)), kMaxSize);
+    kv_heads =
+        size("num_key_value_heads", fields.value("num_key_value_heads", Json(heads)), kMaxSize);
     Json dim = fields.value("head_dim", Json());
     head_dim = size("head_dim", dim.is_null() ? Json(config.hidden_size / heads) : dim, kMaxSize);
     if (heads % kv_heads != 0 || head_dim % 2 != 0)
-      fail("num_key_value_heads", kv_heads, "want a divisor of num_attention_heads, and an even head_dim");
-    config.max_positions = size("max_position_embeddings", fields.at("max_position_embeddings"), 1 << 20);
+      fail("num_key_value_heads", kv_heads,
+           "want a divisor of num_attention_heads, and an even head_dim");
+    config.max_positions =
+        size("max_position_embeddings", fields.at("max_position_embeddings"), 1 << 20);
     const char* rope_name = fields.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
     Json rope = fields.value(rope_name, Json());  // newer files keep rope_theta in rope_parameters
     if (rope.is_null()) rope = Json::object();
     config.rope_theta = rope.value("rope_theta", fields.value("rope_theta", config.rope_theta));
     const std::string type = rope.value("rope_type", rope.value("type", "default"));
     if (type == "llama3") {
-      config.rope_scaling = {rope.at("factor"), rope.at("low_freq_factor"), rope.at("high_freq_factor"),
+      config.rope_scaling = {rope.at("factor"), rope.at("low_freq_factor"),
+                             rope.at("high_freq_factor"),
                              rope.at("original_max_position_embeddings")};
     }
     for (const char* known : {"rope_theta", "rope_type", "type"}) rope.erase(known);
     const auto& scaling = config.rope_scaling;
     const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
-                          scaling.high_freq_factor > scaling.low_freq_factor && scaling.original_positions >= 1;
-    if (!possible || rope.size() != (type == "llama3" ? 4 : 0) || (type != "llama3" && type != "default")) {
+                          scaling.high_freq_factor > scaling.low_freq_factor &&
+                          scaling.original_positions >= 1;
+    if (!possible || rope.size() != (type == "llama3" ? 4 : 0) ||
+        (type != "llama3" && type != "default")) {
       fail(rope_name, fields.value(rope_name, Json()),
            "supported are rope_type \"default\" and \"llama3\" with its four numbers");
     }
@@ -130,29 +145,32 @@ ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_siz
 }
 
 void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype) const {
-  Json fields = source.empty() ? Json{{"architectures", {kArchitectures.at(family)}},
-                                      {"model_type", family},
-                                      {"hidden_act", "silu"},
-                                      {"hidden_size", hidden_size},
-                                      {"intermediate_size", ffn_size},
-                                      {"max_position_embeddings", max_positions},
-                                      {"num_attention_heads", attention.num_heads},
-                                      {"num_hidden_layers", num_layers},
-                                      {"num_key_value_heads", attention.num_kv_heads},
-                                      {"head_dim", attention.head_dim},
-                                      {"rms_norm_eps", norm_eps},
-                                      {"rope_theta", rope_theta},
-                                      {"tie_word_embeddings", tie_embeddings},
-                                      {"eos_token_id", end_ids.size() == 1 ? Json(end_ids[0]) : Json(end_ids)},
-                                      {"vocab_size", vocab_size}}
-                               : Json::parse(source);
-  fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] = dtype == torch::kBFloat16  ? "bfloat16"
-                                                               : dtype == torch::kFloat16 ? "float16"
-                                                                                          : "float32";
+  Json fields = source.empty()
+                    ? Json{{"architectures", {kArchitectures.at(family)}},
+                           {"model_type", family},
+                           {"hidden_act", "silu"},
+                           {"hidden_size", hidden_size},
+                           {"intermediate_size", ffn_size},
+                           {"max_position_embeddings", max_positions},
+                           {"num_attention_heads", attention.num_heads},
+                           {"num_hidden_layers", num_layers},
+                           {"num_key_value_heads", attention.num_kv_heads},
+                           {"head_dim", attention.head_dim},
+                           {"rms_norm_eps", norm_eps},
+                           {"rope_theta", rope_theta},
+                           {"tie_word_embeddings", tie_embeddings},
+                           {"eos_token_id", end_ids.size() == 1 ? Json(end_ids[0]) : Json(end_ids)},
+                           {"vocab_size", vocab_size}}
+                    : Json::parse(source);
+  fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] =
+      dtype == torch::kBFloat16  ? "bfloat16"
+      : dtype == torch::kFloat16 ? "float16"
+                                 : "float32";
   write_text(path, fields.dump(2) + "\n");
 }
 
-PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequences, const torch::Device& device) {
+PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequences,
+                                const torch::Device& device) {
   PackedTokens packed;
   std::vector<int64_t> ids;
   for (const auto& sequence : sequences) {
@@ -168,18 +186,24 @@ static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
   if (device.is_meta()) return {};
   const auto half = config.attention.head_dim / 2;
   const auto& scaling = config.rope_scaling;
-  Tensor frequency = torch::pow(config.rope_theta, -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
-  if (scaling.factor != 1) {  // waves longer than original / low are stretched, shorter than original / high kept
-    const Tensor waves = frequency * (scaling.original_positions / (2 * std::numbers::pi));  // in the original length
-    const Tensor kept = ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor));
+  Tensor frequency = torch::pow(config.rope_theta,
+                                -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
+  if (scaling.factor !=
+      1) {  // waves longer than original / low are stretched, shorter than original / high kept
+    const Tensor waves = frequency * (scaling.original_positions /
+                                      (2 * std::numbers::pi));  // in the original length
+    const Tensor kept =
+        ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor));
     frequency = frequency * (kept.clamp(0, 1) * (1 - 1 / scaling.factor) + 1 / scaling.factor);
   }
-  const Tensor angles = torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
+  const Tensor angles =
+      torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
   return {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
 }
 
 std::vector<Model::Place> Model::places() {
-  const int64_t d = config_.hidden_size, f = config_.ffn_size, width = config_.attention.qkv_width();
+  const int64_t d = config_.hidden_size, f = config_.ffn_size,
+                width = config_.attention.qkv_width();
   const int64_t head_dim = config_.attention.head_dim;
   std::vector<Place> places{{&embedding_, {config_.vocab_size, d}}};
   for (auto& layer : layers_) {
@@ -187,13 +211,15 @@ std::vector<Model::Place> Model::places() {
     if (config_.qkv_bias()) places.push_back({&layer.qkv_bias, {width}});
     if (config_.qk_norm())
       places.insert(places.end(), {{&layer.query_norm, {head_dim}}, {&layer.key_norm, {head_dim}}});
-    places.insert(places.end(), {{&layer.output_weight, {d, config_.attention.num_heads * head_dim}},
-                                 {&layer.ffn_norm, {d}},
-                                 {&layer.gate_up_weight, {2 * f, d}},
-                                 {&layer.down_weight, {d, f}}});
+    places.insert(places.end(),
+                  {{&layer.output_weight, {d, config_.attention.num_heads * head_dim}},
+                   {&layer.ffn_norm, {d}},
+                   {&layer.gate_up_weight, {2 * f, d}},
+                   {&layer.down_weight, {d, f}}});
   }
   places.push_back({&final_norm_, {d}});
-  if (head_ != Head::value && !config_.tie_embeddings) places.push_back({&lm_head_, {config_.vocab_size, d}});
+  if (head_ != Head::value && !config_.tie_embeddings)
+    places.push_back({&lm_head_, {config_.vocab_size, d}});
   if (head_ != Head::language_model) places.push_back({&value_head_, {1, d}});
   return places;
 }
@@ -215,20 +241,24 @@ Tensor& Model::gradients() const {
   if (!gradients_.defined()) {
     gradients_ = torch::zeros_like(parameters_);
     for (const auto& leaf : leaves_) {
-      leaf.mutable_grad() = gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
+      leaf.mutable_grad() =
+          gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
     }
   }
   return gradients_;
 }
 
-Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device) : Model(config, head, device) {
+Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device)
+    : Model(config, head, device) {
   const at::NoGradGuard no_grad;
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::weights));
   const auto fill = [&](Tensor& weight, double deviation) {
-    if (weight.defined()) weight.copy_(torch::empty(weight.sizes()).normal_(0.0, deviation, generator));
+    if (weight.defined())
+      weight.copy_(torch::empty(weight.sizes()).normal_(0.0, deviation, generator));
   };
   const double deviation = 0.02,
-               residual_deviation = deviation / std::sqrt(2.0 * static_cast<double>(config.num_layers));
+               residual_deviation =
+                   deviation / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   fill(embedding_, deviation);
   for (auto& layer : layers_) {
     for (Tensor* norm : {&layer.input_norm, &layer.ffn_norm, &layer.query_norm, &layer.key_norm}) {
@@ -246,13 +276,17 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
 NamedTensors Model::named_tensors() const {
   NamedTensors named{{"model.embed_tokens.weight", embedding_}};
   const auto& a = config_.attention;
-  const int64_t q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim, f = config_.ffn_size;
+  const int64_t q = a.num_heads * a.head_dim, kv = a.num_kv_heads * a.head_dim,
+                f = config_.ffn_size;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     const Layer& layer = layers_[i];
-    const auto add = [&](const std::string& name, const Tensor& tensor) { named.emplace_back(prefix + name, tensor); };
+    const auto add = [&](const std::string& name, const Tensor& tensor) {
+      named.emplace_back(prefix + name, tensor);
+    };
     add("input_layernorm.weight", layer.input_norm);
-    for (const auto& [part, tensor] : {std::pair{"weight", layer.qkv_weight}, std::pair{"bias", layer.qkv_bias}}) {
+    for (const auto& [part, tensor] :
+         {std::pair{"weight", layer.qkv_weight}, std::pair{"bias", layer.qkv_bias}}) {
       if (!tensor.defined()) continue;
       add(std::string("self_attn.q_proj.") + part, tensor.narrow(0, 0, q));
       add(std::string("self_attn.k_proj.") + part, tensor.narrow(0, q, kv));
@@ -280,22 +314,24 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
     throw std::runtime_error(directory.string() + ": tensor " + name + what +
                              "; do config.json and weights belong together?");
   };
-  const NamedTensors wanted = Model(config, head, torch::kMeta).named_tensors();  // shapes without memory
+  const NamedTensors wanted =
+      Model(config, head, torch::kMeta).named_tensors();  // shapes without memory
   for (const auto& [name, tensor] : wanted) {
     const auto found = stored.find(name);
     if (found == stored.end() && name == "value_head.weight") continue;
     if (found == stored.end()) fail(name, " is missing from the weights");
     if (found->second.sizes() != tensor.sizes() || !found->second.is_floating_point())
-      fail(name, c10::str(" is ", found->second.toString(), found->second.sizes(), ", config.json wants floats ",
-                          tensor.sizes()));
+      fail(name, c10::str(" is ", found->second.toString(), found->second.sizes(),
+                          ", config.json wants floats ", tensor.sizes()));
   }
   for (const auto& [name, tensor] : stored) {
-    const bool known =
-        std::any_of(wanted.begin(), wanted.end(), [&, &n = name](const auto& w) { return w.first == n; });
+    const bool known = std::any_of(wanted.begin(), wanted.end(),
+                                   [&, &n = name](const auto& w) { return w.first == n; });
     const bool spare = name == "value_head.weight" || name.ends_with("rotary_emb.inv_freq") ||
                        (name == "lm_head.weight" && (config.tie_embeddings || head == Head::value));
     if (!known && !spare)
-      fail(name, " is in the weights, but a model of type " + config.family + " has none of this name");
+      fail(name,
+           " is in the weights, but a model of type " + config.family + " has none of this name");
   }
   Model model(config, head, device);
   for (auto& [name, tensor] : model.named_tensors()) {
@@ -333,8 +369,9 @@ Model Model::narrowed() const {
 
 void Model::limit_vocabulary(int64_t size) {
   if (size > config_.vocab_size) {
-    throw std::invalid_argument("the tokenizer has " + std::to_string(size) + " ids, the model's embedding only " +
-                                std::to_string(config_.vocab_size) + " rows: do they belong together?");
+    throw std::invalid_argument(
+        "the tokenizer has " + std::to_string(size) + " ids, the model's embedding only " +
+        std::to_string(config_.vocab_size) + " rows: do they belong together?");
   }
   config_.used_vocab_size = size;
 }
@@ -350,14 +387,17 @@ Tensor Model::head_weight() const {
 
 Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
 
-/// RMSNorm over each head of the queries and keys.   [Qwen3]   @param qkv (N, (H + 2K) D)   @return the same shape
+/// RMSNorm over each head of the queries and keys.   [Qwen3]   @param qkv (N, (H + 2K) D)   @return
+/// the same shape
 Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
   const auto& [heads, kv_heads, dim] = config_.attention;
-  const auto parts = qkv.view({qkv.size(0), -1, dim}).split_with_sizes({heads, kv_heads, kv_heads}, /*dim=*/1);
+  const auto parts =
+      qkv.view({qkv.size(0), -1, dim}).split_with_sizes({heads, kv_heads, kv_heads}, /*dim=*/1);
   const auto norm = [&, dim = dim](const Tensor& part, const Tensor& weight) {
     return rms_norm(part.reshape({-1, dim}), narrow(weight), config_.norm_eps).view(part.sizes());
   };
-  return torch::cat({norm(parts[0], layer.query_norm), norm(parts[1], layer.key_norm), parts[2]}, /*dim=*/1)
+  return torch::cat({norm(parts[0], layer.query_norm), norm(parts[1], layer.key_norm), parts[2]},
+                    /*dim=*/1)
       .view(qkv.sizes());
 }
 
@@ -369,8 +409,8 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
     Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
     if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);
     x = torch::addmm(x, attend(i, qkv), narrow(layer.output_weight).t());
-    const Tensor gate_up =
-        torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps), narrow(layer.gate_up_weight));
+    const Tensor gate_up = torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps),
+                                         narrow(layer.gate_up_weight));
     x = torch::addmm(x, swiglu(gate_up), narrow(layer.down_weight).t());
   }
   return rms_norm(x, narrow(final_norm_), config_.norm_eps);
@@ -383,26 +423,29 @@ Tensor Model::hidden_states(const PackedTokens& tokens) const {
   });
 }
 
-TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets, double temperature,
-                               bool with_entropy) const {
+TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets,
+                               double temperature, bool with_entropy) const {
   const Tensor weight = head_weight();
-  return token_log_probs(hidden.index_select(0, positions).to(weight.scalar_type()), weight, targets, temperature,
-                         config_.used_vocab_size, with_entropy);
+  return token_log_probs(hidden.index_select(0, positions).to(weight.scalar_type()), weight,
+                         targets, temperature, config_.used_vocab_size, with_entropy);
 }
 
 Tensor Model::values(const Tensor& hidden, const Tensor& positions) const {
   TORCH_CHECK(value_head_.defined(), "this model has no value head");
-  return torch::linear(hidden.index_select(0, positions).to(torch::kFloat32), value_head_).squeeze(1);
+  return torch::linear(hidden.index_select(0, positions).to(torch::kFloat32), value_head_)
+      .squeeze(1);
 }
 
 std::vector<KvCache> Model::make_cache(int64_t rows, int64_t capacity) const {
   std::vector<KvCache> cache;
   const auto options = torch::device(device()).dtype(compute_type_);
-  for (int64_t i = 0; i < config_.num_layers; ++i) cache.emplace_back(rows, capacity, config_.attention, options);
+  for (int64_t i = 0; i < config_.num_layers; ++i)
+    cache.emplace_back(rows, capacity, config_.attention, options);
   return cache;
 }
 
-Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, int64_t copies) const {
+Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
+                      int64_t copies) const {
   std::vector<int64_t> source, rows, positions, last;  // packed token -> its places in the cache
   for (size_t s = 0; s + 1 < prompts.starts.size(); ++s) {
     last.push_back(prompts.starts[s + 1] - 1);
@@ -417,12 +460,15 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, 
   const auto on_device = [&](const std::vector<int64_t>& values) {
     return torch::tensor(values, torch::kInt64).to(device());
   };
-  const Tensor sources = on_device(source), row_ids = on_device(rows), position_ids = on_device(positions);
+  const Tensor sources = on_device(source), row_ids = on_device(rows),
+               position_ids = on_device(positions);
   const Tensor hidden = run_layers(embed(prompts.ids), [&](size_t i, const Tensor& qkv) {
-    store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids, position_ids);
+    store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids,
+                      position_ids);
     return packed_attention(qkv, rope_, prompts.starts, config_.attention);
   });
-  return head_logits(hidden.index_select(0, on_device(last)), head_weight(), config_.used_vocab_size);
+  return head_logits(hidden.index_select(0, on_device(last)), head_weight(),
+                     config_.used_vocab_size);
 }
 
 Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,

@@ -1,16 +1,17 @@
 #pragma once
-// One decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied or separate
-// embeddings. Families differ in two points: biases on q, k, v (Qwen2) and norms of q and k (Qwen3); Llama has neither.
-// Everything runs on packed sequences, without padding.
+// One decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention,
+// SwiGLU, tied or separate embeddings. Families differ in two points: biases on q, k, v (Qwen2) and
+// norms of q and k (Qwen3); Llama has neither. Everything runs on packed sequences, without
+// padding.
 
 #include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "tiny_zero/config.h"
+#include "tiny_zero/files/safetensors.h"
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/safetensors.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 
@@ -24,7 +25,8 @@ struct RopeScaling {
 struct ModelConfig {
   std::string family = "qwen2";  // model_type: qwen2, qwen3 or llama
   int64_t vocab_size = 0;        // rows of the embedding matrix
-  int64_t used_vocab_size = 0;   // ids from here on are padding; not in the file, see Model::limit_vocabulary()
+  int64_t used_vocab_size =
+      0;  // ids from here on are padding; not in the file, see Model::limit_vocabulary()
   int64_t hidden_size = 128;
   int64_t num_layers = 4;
   AttentionShape attention{4, 4, 32};
@@ -34,14 +36,15 @@ struct ModelConfig {
   RopeScaling rope_scaling;
   double norm_eps = 1e-6;
   bool tie_embeddings = true;
-  std::vector<int64_t> end_ids;  // tokens that end a response, of config.json and of generation_config.json beside it
+  std::vector<int64_t> end_ids;  // tokens that end a response, of config.json and of
+                                 // generation_config.json beside it
   std::string source;            // the file's text, to be handed on; empty for a new model
 
   bool qkv_bias() const { return family == "qwen2"; }
   bool qk_norm() const { return family == "qwen3"; }
 
-  /// Throws std::invalid_argument naming the field, what it holds and what is supported. A field that this program does
-  /// not know is refused too, as it might change the result.
+  /// Throws std::invalid_argument naming the field, what it holds and what is supported. A field
+  /// that this program does not know is refused too, as it might change the result.
   static ModelConfig from_file(const std::filesystem::path& path);
   void to_file(const std::filesystem::path& path, torch::Dtype dtype) const;
   /// The shape of a new model as the settings have it; it has no end ids yet.
@@ -57,11 +60,13 @@ struct PackedTokens {
   torch::Tensor ids;
   std::vector<int64_t> starts{0};
 
-  static PackedTokens from(const std::vector<std::vector<int64_t>>& sequences, const torch::Device& device);
+  static PackedTokens from(const std::vector<std::vector<int64_t>>& sequences,
+                           const torch::Device& device);
   int64_t count() const { return starts.back(); }
 };
 
-/// What a trunk's hidden states are turned into; `both` is a policy that shares its trunk with the critic.
+/// What a trunk's hidden states are turned into; `both` is a policy that shares its trunk with the
+/// critic.
 enum class Head { language_model, value, both };
 
 class Model {
@@ -72,26 +77,29 @@ class Model {
   /// Weights of zero; on torch::kMeta shapes without memory.
   Model(const ModelConfig& config, Head head, torch::Device device);
 
-  /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head that the file lacks
-  /// starts at zero [T19]. Names, shapes and types are compared with config.json before anything is allocated.
+  /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head
+  /// that the file lacks starts at zero [T19]. Names, shapes and types are compared with
+  /// config.json before anything is allocated.
   static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
   /// Writes config.json and model.safetensors, the weights in this type.
   void save(const std::filesystem::path& directory, torch::Dtype dtype = torch::kFloat32) const;
   /// The same weights in another model: a reference, a critic's trunk, or a copy for sampling.
   Model clone(Head head) const;
-  /// The same model for sampling, its weights in the compute type: narrowed once, not at every token. Shares the memory
-  /// of what has the type already, so it costs nothing in float32.
+  /// The same model for sampling, its weights in the compute type: narrowed once, not at every
+  /// token. Shares the memory of what has the type already, so it costs nothing in float32.
   Model narrowed() const;
 
-  /// Type of the matrix products. The parameters stay float32 [T12]: they are narrowed where they are used.
+  /// Type of the matrix products. The parameters stay float32 [T12]: they are narrowed where they
+  /// are used.
   void set_compute_type(torch::Dtype dtype) { compute_type_ = dtype; }
   torch::Dtype compute_type() const { return compute_type_; }
 
   /// Last hidden states after the final norm.   @return (N, d)
   torch::Tensor hidden_states(const PackedTokens& tokens) const;
   /// Log-probs of given tokens, row `positions[i]` of the hidden states predicting `targets[i]`.
-  TokenLogProbs log_probs(const torch::Tensor& hidden, const torch::Tensor& positions, const torch::Tensor& targets,
-                          double temperature, bool with_entropy) const;
+  TokenLogProbs log_probs(const torch::Tensor& hidden, const torch::Tensor& positions,
+                          const torch::Tensor& targets, double temperature,
+                          bool with_entropy) const;
   /// V(s) at the given rows.   @return (M,) float32
   torch::Tensor values(const torch::Tensor& hidden, const torch::Tensor& positions) const;
 
@@ -100,19 +108,22 @@ class Model {
   /// Runs each prompt once and writes it into all the cache rows of its group.
   /// @param copies  rows a prompt: prompt s fills rows s * copies ... s * copies + copies - 1
   /// @return float32 logits after the last token of each prompt, (S, used_vocab_size)
-  torch::Tensor prefill(const PackedTokens& prompts, std::vector<KvCache>& cache, int64_t copies) const;
+  torch::Tensor prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
+                        int64_t copies) const;
   /// One more token for some rows of the cache.
   /// @param ids, rows, positions  (B,) int64 on the CPU; rows distinct, in order if they are all
   /// @return float32 logits (B, used_vocab_size)
-  torch::Tensor decode(const torch::Tensor& ids, const torch::Tensor& rows, const torch::Tensor& positions,
-                       std::vector<KvCache>& cache) const;
+  torch::Tensor decode(const torch::Tensor& ids, const torch::Tensor& rows,
+                       const torch::Tensor& positions, std::vector<KvCache>& cache) const;
 
   const ModelConfig& config() const { return config_; }
   torch::Device device() const { return parameters_.device(); }
-  /// All parameters, and their gradients, as one flat float32 vector each: what the optimiser and checkpoints see.
+  /// All parameters, and their gradients, as one flat float32 vector each: what the optimiser and
+  /// checkpoints see.
   torch::Tensor& parameters() { return parameters_; }
   const torch::Tensor& parameters() const { return parameters_; }
-  /// Allocated at the first use or differentiable pass: a reference or a model that only samples has none.
+  /// Allocated at the first use or differentiable pass: a reference or a model that only samples
+  /// has none.
   torch::Tensor& gradients() const;
   /// The value head (1, d), zero until trained or set.
   torch::Tensor value_head() const { return value_head_; }
@@ -129,11 +140,13 @@ class Model {
     std::vector<int64_t> shape;
   };
 
-  std::vector<Place> places();         // of all tensors that this model has, in the order of the flat vector
+  std::vector<Place>
+  places();  // of all tensors that this model has, in the order of the flat vector
   NamedTensors named_tensors() const;  // slices of the tensors, as files name them
   torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
   torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
-  torch::Tensor head_weight() const;  // of the language model, float32 on the CPU, whose bfloat16 products round logits
+  torch::Tensor head_weight()
+      const;  // of the language model, float32 on the CPU, whose bfloat16 products round logits
   /// One block; `attend` maps (layer index, qkv) to the attended values.
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;

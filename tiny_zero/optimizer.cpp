@@ -25,16 +25,18 @@ double AdamW::step(Tensor& parameters, Tensor& gradients, double learning_rate) 
     if (max_grad_norm_ > 0 && norm > max_grad_norm_) gradients.mul_(max_grad_norm_ / norm);
     ++updates;
     const Tensor count = torch::full({}, static_cast<float>(updates), parameters.options());
-    at::_fused_adamw_({parameters}, {gradients}, {mean}, {square}, /*max_exp_avg_sqs=*/{}, {count}, learning_rate,
-                      beta1_, beta2_, weight_decay_, epsilon_, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_({parameters}, {gradients}, {mean}, {square}, /*max_exp_avg_sqs=*/{}, {count},
+                      learning_rate, beta1_, beta2_, weight_decay_, epsilon_, /*amsgrad=*/false,
+                      /*maximize=*/false);
   }
   gradients.zero_();
   return norm;
 }
 
-double scheduled_learning_rate(double peak, double final, Schedule schedule, int64_t step, int64_t warmup_steps,
-                               int64_t num_steps) {
-  if (step < warmup_steps) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+double scheduled_learning_rate(double peak, double final, Schedule schedule, int64_t step,
+                               int64_t warmup_steps, int64_t num_steps) {
+  if (step < warmup_steps)
+    return peak * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
   const double span = static_cast<double>(std::max<int64_t>(1, num_steps - 1 - warmup_steps));
   const double progress = std::min(1.0, static_cast<double>(step - warmup_steps) / span);
   switch (schedule) {

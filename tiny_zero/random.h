@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based randomness: a draw is a pure function of the seed and of what it is for, so nothing depends on the
-// order of calls, and the random state of a run is its seed and its step.
+// Counter-based randomness: a draw is a pure function of the seed and of what it is for, so nothing
+// depends on the order of calls, and the random state of a run is its seed and its step.
 
 #include <array>
 #include <bit>
@@ -13,7 +13,8 @@ namespace tiny_zero {
 /// What a draw is for; streams never overlap.
 enum class Stream : uint64_t { weights = 1, sampling, shuffle, value_head };
 
-/// SplitMix64's output function (Steele, Lea, Flood 2014): a bijection whose outputs pass statistical tests.
+/// SplitMix64's output function (Steele, Lea, Flood 2014): a bijection whose outputs pass
+/// statistical tests.
 inline uint64_t mix_bits(uint64_t x) {
   x += 0x9e3779b97f4a7c15ULL;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -21,9 +22,11 @@ inline uint64_t mix_bits(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-inline uint64_t random_bits(uint64_t seed, Stream stream, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
+inline uint64_t random_bits(uint64_t seed, Stream stream, uint64_t a = 0, uint64_t b = 0,
+                            uint64_t c = 0) {
   uint64_t state = mix_bits(seed);
-  for (const uint64_t part : {static_cast<uint64_t>(stream), a, b, c}) state = mix_bits(state ^ part);
+  for (const uint64_t part : {static_cast<uint64_t>(stream), a, b, c})
+    state = mix_bits(state ^ part);
   return state;
 }
 
@@ -36,11 +39,13 @@ inline uint64_t mix_text(std::string_view text, uint64_t state = 0) {
 /// Bits as a number in [0, 1), by 53 of them.
 inline double unit_interval(uint64_t bits) { return static_cast<double>(bits >> 11) * 0x1.0p-53; }
 
-inline double random_uniform(uint64_t seed, Stream stream, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0) {
+inline double random_uniform(uint64_t seed, Stream stream, uint64_t a = 0, uint64_t b = 0,
+                             uint64_t c = 0) {
   return unit_interval(random_bits(seed, stream, a, b, c));
 }
 
-/// A sequence of random numbers for tasks: the same three keys give the same sequence on every machine.
+/// A sequence of random numbers for tasks: the same three keys give the same sequence on every
+/// machine.
 class Random {
  public:
   Random(uint64_t seed, uint64_t stream, uint64_t index)
@@ -56,12 +61,14 @@ class Random {
   uint64_t state_;
 };
 
-/// Place `index` of a random order of [0, size), computed without storing the order: a Feistel network permutes the
-/// next power of four, and walking on while outside leaves a permutation of [0, size).
+/// Place `index` of a random order of [0, size), computed without storing the order: a Feistel
+/// network permutes the next power of four, and walking on while outside leaves a permutation of
+/// [0, size).
 inline size_t shuffled(size_t index, size_t size, Random random) {
   const int half = (std::bit_width(size - 1) + 1) / 2;
   const uint64_t low = (uint64_t{1} << half) - 1;
-  const std::array<uint64_t, 4> round_keys = {random.next(), random.next(), random.next(), random.next()};
+  const std::array<uint64_t, 4> round_keys = {random.next(), random.next(), random.next(),
+                                              random.next()};
   do {
     for (const uint64_t round_key : round_keys) {
       const uint64_t left = index >> half, right = index & low;
@@ -71,7 +78,8 @@ inline size_t shuffled(size_t index, size_t size, Random random) {
   return index;
 }
 
-/// Place in [0, size) of draw `index`, which has no end: everything once in a random order, then in another one.
+/// Place in [0, size) of draw `index`, which has no end: everything once in a random order, then in
+/// another one.
 inline size_t dealt(int64_t index, size_t size, uint64_t seed, uint64_t stream) {
   const auto at = static_cast<uint64_t>(index);
   return shuffled(at % size, size, Random(seed, stream, at / size));

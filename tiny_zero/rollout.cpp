@@ -9,11 +9,14 @@ namespace tiny_zero {
 
 using torch::Tensor;
 
-int64_t Rollout::response_tokens() const { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
+int64_t Rollout::response_tokens() const {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+}
 
 namespace {
 
-/// Fills the (B, T) tensors' shapes from the lengths: trims to the longest response and marks the mask.
+/// Fills the (B, T) tensors' shapes from the lengths: trims to the longest response and marks the
+/// mask.
 void trim_and_mask(Rollout& rollout) {
   const int64_t longest = *std::max_element(rollout.lengths.begin(), rollout.lengths.end());
   rollout.response_ids = rollout.response_ids.narrow(1, 0, longest).contiguous();
@@ -28,7 +31,8 @@ SamplingOptions sampling_options(const Config& config, double temperature) {
           static_cast<uint64_t>(config.seed)};
 }
 
-Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size, int64_t draw) {
+Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems,
+                        int64_t group_size, int64_t draw) {
   std::vector<std::vector<int64_t>> prompts;
   for (const auto& problem : problems) prompts.push_back(tokenizer.encode_prompt(problem.prompt));
   Rollout rollout = sample(std::move(prompts), group_size, draw);
@@ -41,17 +45,20 @@ Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problem
   return rollout;
 }
 
-Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t draw) {
+Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size,
+                        int64_t draw) {
   const at::NoGradGuard no_grad;
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
     if (length == 0 || length + options_.max_response_tokens > limit) {
-      throw std::invalid_argument("a prompt of " + std::to_string(length) + " tokens and max-response-tokens " +
-                                  std::to_string(options_.max_response_tokens) + " do not fit the model's " +
-                                  std::to_string(limit) + " positions; the prompt must not be empty");
+      throw std::invalid_argument(
+          "a prompt of " + std::to_string(length) + " tokens and max-response-tokens " +
+          std::to_string(options_.max_response_tokens) + " do not fit the model's " +
+          std::to_string(limit) + " positions; the prompt must not be empty");
     }
   }
-  const int64_t num_prompts = static_cast<int64_t>(prompts.size()), responses = num_prompts * group_size;
+  const int64_t num_prompts = static_cast<int64_t>(prompts.size()),
+                responses = num_prompts * group_size;
   Rollout rollout;
   rollout.group_size = group_size;
   rollout.prompts = std::move(prompts);
@@ -68,23 +75,26 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   return rollout;
 }
 
-void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt, int64_t num_prompts,
-                           int64_t draw) {
-  const int64_t group = rollout.group_size, rows = num_prompts * group, first_response = first_prompt * group;
-  const std::vector<std::vector<int64_t>> prompts(rollout.prompts.begin() + first_prompt,
-                                                  rollout.prompts.begin() + first_prompt + num_prompts);
-  const auto longest = std::max_element(prompts.begin(), prompts.end(),
-                                        [](const auto& a, const auto& b) { return a.size() < b.size(); });
+void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt,
+                           int64_t num_prompts, int64_t draw) {
+  const int64_t group = rollout.group_size, rows = num_prompts * group,
+                first_response = first_prompt * group;
+  const std::vector<std::vector<int64_t>> prompts(
+      rollout.prompts.begin() + first_prompt, rollout.prompts.begin() + first_prompt + num_prompts);
+  const auto longest =
+      std::max_element(prompts.begin(), prompts.end(),
+                       [](const auto& a, const auto& b) { return a.size() < b.size(); });
   const int64_t capacity = static_cast<int64_t>(longest->size()) + options_.max_response_tokens;
   if (cache_.empty() || cache_[0].values.size(0) < rows || cache_[0].capacity() < capacity) {
     cache_.clear();
     cache_ = model.make_cache(rows, capacity);
   }
   const auto& end_ids = model.config().end_ids;
-  Tensor logits =
-      model.prefill(PackedTokens::from(prompts, model.device()), cache_, group).repeat_interleave(group, /*dim=*/0);
+  Tensor logits = model.prefill(PackedTokens::from(prompts, model.device()), cache_, group)
+                      .repeat_interleave(group, /*dim=*/0);
 
-  std::vector<int64_t> active(rows);  // rows of the cache that still grow: finished ones leave and cost nothing
+  std::vector<int64_t> active(
+      rows);  // rows of the cache that still grow: finished ones leave and cost nothing
   std::iota(active.begin(), active.end(), int64_t{0});
   auto ids = rollout.response_ids.accessor<int64_t, 2>();
   auto log_probs = rollout.log_probs.accessor<float, 2>();
@@ -94,7 +104,8 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
       uniforms.data_ptr<double>()[i] =
           random_uniform(options_.seed, Stream::sampling, draw, first_response + active[i], t);
     }
-    const SampledTokens sampled = sample_tokens(logits, uniforms, options_.temperature, options_.top_p);
+    const SampledTokens sampled =
+        sample_tokens(logits, uniforms, options_.temperature, options_.top_p);
     const Tensor new_ids = sampled.ids.cpu(), new_log_probs = sampled.log_probs.cpu();
     std::vector<int64_t> going, next_ids, positions;
     for (size_t i = 0; i < active.size(); ++i) {
@@ -111,7 +122,8 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
     }
     active = std::move(going);
     if (active.empty()) break;
-    logits = model.decode(torch::tensor(next_ids), torch::tensor(active), torch::tensor(positions), cache_);
+    logits = model.decode(torch::tensor(next_ids), torch::tensor(active), torch::tensor(positions),
+                          cache_);
   }
 }
 
@@ -119,17 +131,20 @@ void grade(const Task& task, Rollout& rollout) {
   rollout.grades.clear();
   std::vector<float> scores;
   for (int64_t i = 0; i < rollout.size(); ++i) {
-    rollout.grades.push_back(task.grade(rollout.problem_of(i), rollout.texts[i], rollout.finished[i]));
+    rollout.grades.push_back(
+        task.grade(rollout.problem_of(i), rollout.texts[i], rollout.finished[i]));
     scores.push_back(static_cast<float>(rollout.grades.back().score));
   }
   rollout.rewards = torch::tensor(scores);
 }
 
 Rollout concatenate(const Rollout& a, const Rollout& b) {
-  TORCH_CHECK(a.group_size == b.group_size, "concatenate: group sizes ", a.group_size, " and ", b.group_size,
-              " differ");
+  TORCH_CHECK(a.group_size == b.group_size, "concatenate: group sizes ", a.group_size, " and ",
+              b.group_size, " differ");
   Rollout both = a;
-  const auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+  const auto append = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
   append(both.problems, b.problems);
   append(both.prompts, b.prompts);
   append(both.lengths, b.lengths);
@@ -138,8 +153,8 @@ Rollout concatenate(const Rollout& a, const Rollout& b) {
   append(both.grades, b.grades);
   const int64_t width = std::max(a.response_ids.size(1), b.response_ids.size(1));
   const auto stack = [&](const Tensor& x, const Tensor& y) {
-    return torch::cat(
-        {torch::constant_pad_nd(x, {0, width - x.size(1)}), torch::constant_pad_nd(y, {0, width - y.size(1)})});
+    return torch::cat({torch::constant_pad_nd(x, {0, width - x.size(1)}),
+                       torch::constant_pad_nd(y, {0, width - y.size(1)})});
   };
   both.response_ids = stack(a.response_ids, b.response_ids);
   both.log_probs = stack(a.log_probs, b.log_probs);
@@ -191,14 +206,18 @@ ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_
     sequences.push_back(std::move(sequence));
   }
   const auto tensor = [](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64); };
-  return {PackedTokens::from(sequences, device), tensor(positions).to(device), tensor(targets).to(device), tensor(rows),
-          tensor(columns)};
+  return {PackedTokens::from(sequences, device), tensor(positions).to(device),
+          tensor(targets).to(device), tensor(rows), tensor(columns)};
 }
 
-std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout, std::vector<int64_t> responses,
+std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
+                                                std::vector<int64_t> responses,
                                                 int64_t max_tokens) {
-  const auto tokens = [&](int64_t i) { return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i]; };
-  std::stable_sort(responses.begin(), responses.end(), [&](int64_t a, int64_t b) { return tokens(a) > tokens(b); });
+  const auto tokens = [&](int64_t i) {
+    return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i];
+  };
+  std::stable_sort(responses.begin(), responses.end(),
+                   [&](int64_t a, int64_t b) { return tokens(a) > tokens(b); });
   std::vector<std::vector<int64_t>> batches;
   int64_t room = 0;
   for (const int64_t i : responses) {

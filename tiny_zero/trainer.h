@@ -4,7 +4,7 @@
 #include <memory>
 #include <optional>
 
-#include "tiny_zero/run_directory.h"
+#include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/update.h"
 
 namespace tiny_zero {
@@ -17,7 +17,8 @@ class Trainer {
   void run();
 
  private:
-  /// Samples and grades one step's responses; with dynamic sampling, until enough groups have different rewards.
+  /// Samples and grades one step's responses; with dynamic sampling, until enough groups have
+  /// different rewards.
   Rollout collect(Sampler& sampler);
   UpdateStats update(const Rollout& rollout, const Experience& experience);
   double policy_learning_rate() const;

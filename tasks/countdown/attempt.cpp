@@ -25,16 +25,18 @@ void combine(std::vector<Part>& parts, size_t i, char op, size_t j, int64_t writ
   const Part a = parts[i], b = parts[j];
   std::string first = bracketed(a.tree), second = bracketed(b.tree);
   if ((op == '+' || op == '*') && second < first) std::swap(first, second);
-  parts[i] = {written, apply(op, a.value, b.value), bracketed(a.expression) + op + bracketed(b.expression),
-              first + op + second};
+  parts[i] = {written, apply(op, a.value, b.value),
+              bracketed(a.expression) + op + bracketed(b.expression), first + op + second};
   parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(j));
 }
 
-/// Reads an unsigned integer at `at` and moves past its digits; false if there is none or it does not fit 64 bits.
+/// Reads an unsigned integer at `at` and moves past its digits; false if there is none or it does
+/// not fit 64 bits.
 bool read_number(std::string_view text, size_t& at, int64_t& number) {
   const size_t start = at;
   at = std::min(text.find_first_not_of(kDigits, at), text.size());
-  return at > start && std::from_chars(text.data() + start, text.data() + at, number).ec == std::errc();
+  return at > start &&
+         std::from_chars(text.data() + start, text.data() + at, number).ec == std::errc();
 }
 
 }  // namespace
@@ -54,18 +56,22 @@ Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Ran
   while (left.size() > 1) {
     // Refused choices are drawn again. One always passes: the larger minus the smaller.
     const auto last = static_cast<int64_t>(left.size()) - 1;
-    const auto i = static_cast<size_t>(random.between(0, last)), j = static_cast<size_t>(random.between(0, last));
+    const auto i = static_cast<size_t>(random.between(0, last)),
+               j = static_cast<size_t>(random.between(0, last));
     const char op = kOperators[static_cast<size_t>(random.between(0, 3))];
     const Rational value = apply(op, {left[i], 1}, {left[j], 1});
-    if (i == j || left[i] < left[j] || value.den != 1 || value.num < 0 || value.num > max_value) continue;
+    if (i == j || left[i] < left[j] || value.den != 1 || value.num < 0 || value.num > max_value)
+      continue;
     equations.push_back({left[i], op, left[j], value.num});
     left[i] = value.num;
     left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));
   }
-  return *replay(numbers, equations);  // which of two equal values was meant is settled as for a response
+  return *replay(numbers,
+                 equations);  // which of two equal values was meant is settled as for a response
 }
 
-std::optional<Attempt> replay(const std::vector<int64_t>& numbers, const std::vector<Equation>& equations) {
+std::optional<Attempt> replay(const std::vector<int64_t>& numbers,
+                              const std::vector<Equation>& equations) {
   if (equations.size() + 1 != numbers.size()) return std::nullopt;
   std::vector<Part> parts;
   for (const int64_t number : numbers) {
@@ -90,10 +96,12 @@ std::vector<Equation> find_equations(std::string_view text) {
   std::vector<Equation> equations;
   size_t at = 0;
   while ((at = text.find_first_of(kDigits, at)) != std::string_view::npos) {
-    const bool inside = at > 0 && std::string_view("+-*/().=").find(text[at - 1]) != std::string_view::npos;
+    const bool inside =
+        at > 0 && std::string_view("+-*/().=").find(text[at - 1]) != std::string_view::npos;
     Equation e;
     if (!read_number(text, at, e.a) || inside) continue;
-    size_t ahead = at;  // what does not fit is read once more as the start of the next equation, hence linear
+    size_t ahead =
+        at;  // what does not fit is read once more as the start of the next equation, hence linear
     if (ahead >= text.size() || kOperators.find(text[ahead]) == std::string_view::npos) continue;
     e.op = text[ahead++];
     if (!read_number(text, ahead, e.b) || ahead >= text.size() || text[ahead++] != '=') continue;

@@ -1,7 +1,8 @@
-// The base text of the tiny model and its tokenizer. A base model that can neither guess nor check has nothing for
-// reinforcement learning to amplify; these documents hold both, in shares that the settings name.
+// The base text of the tiny model and its tokenizer. A base model that can neither guess nor check
+// has nothing for reinforcement learning to amplify; these documents hold both, in shares that the
+// settings name.
 #include "tasks/countdown/countdown.h"
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/files/tokenizer.h"
 
 namespace tiny_zero::countdown {
 namespace {
@@ -12,12 +13,14 @@ constexpr std::string_view kWords[] = {
     "use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
     " try ", " wait, try ",         " want ",  " no.",     " yes.",    "<|endoftext|>"};
 
-/// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws find none.
+/// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws
+/// find none.
 std::optional<Attempt> draw_failure(const Puzzle& puzzle, const Options& options, Random& random,
                                     std::set<std::string>& seen) {
   for (int tries = 0; tries < 1000; ++tries) {
     Attempt attempt = draw_attempt(puzzle.numbers, options.value_max, random);
-    if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second) return attempt;
+    if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second)
+      return attempt;
   }
   return std::nullopt;
 }
@@ -39,7 +42,8 @@ Document Countdown::document(int64_t index) const {
   std::set<std::string> seen;
   if (!random.chance(o.search_share)) {
     const bool right = random.chance(o.guess_right);
-    const Attempt guess = right ? solution : draw_failure(puzzle, o, random, seen).value_or(solution);
+    const Attempt guess =
+        right ? solution : draw_failure(puzzle, o, random, seen).value_or(solution);
     return document(" try " + guess.text(), guess);
   }
   const std::string want = " want " + std::to_string(puzzle.target);

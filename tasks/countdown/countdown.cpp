@@ -1,6 +1,6 @@
-// Departures from TinyZero: the checker is exact and evaluates nothing (expression.h); the prompt says that each number
-// must be used exactly once, which is what both checkers demand, where theirs said "can only be used once"; the chat
-// prompt loses a stray space and two grammar slips.
+// Departures from TinyZero: the checker is exact and evaluates nothing (expression.h); the prompt
+// says that each number must be used exactly once, which is what both checkers demand, where theirs
+// said "can only be used once"; the chat prompt loses a stray space and two grammar slips.
 #include "tasks/countdown/countdown.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
 
 namespace tiny_zero::countdown {
 namespace {
@@ -18,7 +18,7 @@ namespace {
 const bool kRegistered = register_task("countdown", [] { return std::make_unique<Countdown>(); });
 
 constexpr int64_t kMaxCount = 8, kMaxNumber = 1'000'000'000;  // of a puzzle, from whatever source
-constexpr size_t kMaxTest = 2048;                             // generated problems of the test split
+constexpr size_t kMaxTest = 2048;  // generated problems of the test split
 
 std::string list(const std::vector<int64_t>& numbers, const std::string& comma) {
   std::string text;
@@ -26,7 +26,9 @@ std::string list(const std::vector<int64_t>& numbers, const std::string& comma) 
   return text;
 }
 
-std::string reference(const Puzzle& puzzle) { return list(puzzle.numbers, ",") + "=" + std::to_string(puzzle.target); }
+std::string reference(const Puzzle& puzzle) {
+  return list(puzzle.numbers, ",") + "=" + std::to_string(puzzle.target);
+}
 
 uint64_t key(Puzzle puzzle) {
   std::sort(puzzle.numbers.begin(), puzzle.numbers.end());
@@ -35,28 +37,37 @@ uint64_t key(Puzzle puzzle) {
   return bits;
 }
 
-/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. Throws with `place`, the file and line.
+/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. Throws with `place`, the file
+/// and line.
 Puzzle read_row(const std::string& line, const std::string& place) {
   using nlohmann::json;
   const json parsed = json::parse(line, /*callback=*/nullptr, /*allow_exceptions=*/false);
   const json row = parsed.is_object() ? parsed : json::object();
   const json nums = row.value("nums", json()), target = row.value("target", json());
-  const auto whole = [](const json& v) { return v.is_number_integer() && std::abs(v.get<double>()) <= kMaxNumber; };
+  const auto whole = [](const json& v) {
+    return v.is_number_integer() && std::abs(v.get<double>()) <= kMaxNumber;
+  };
   if (nums.is_array() && nums.size() >= 2 && nums.size() <= kMaxCount && whole(target) &&
-      std::all_of(nums.begin(), nums.end(), [&](const json& v) { return whole(v) && v.get<int64_t>() >= 1; })) {
+      std::all_of(nums.begin(), nums.end(),
+                  [&](const json& v) { return whole(v) && v.get<int64_t>() >= 1; })) {
     return {nums.get<std::vector<int64_t>>(), target.get<int64_t>()};
   }
-  throw std::invalid_argument(place + ": found " + line.substr(0, 80) +
-                              ", want an object as {\"nums\": [3, 4, 5], \"target\": 17} with 2 to 8 whole numbers "
-                              "from 1 to 1e9 and a whole target");
+  throw std::invalid_argument(
+      place + ": found " + line.substr(0, 80) +
+      ", want an object as {\"nums\": [3, 4, 5], \"target\": 17} with 2 to 8 whole numbers "
+      "from 1 to 1e9 and a whole target");
 }
 
 std::vector<Puzzle> read_rows(const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of Countdown problems");
+  if (!file)
+    throw std::invalid_argument(path +
+                                ": cannot be opened, want a JSON Lines file of Countdown problems");
   std::vector<Puzzle> rows;
-  for_each_row(file, path, [&](const auto& line, const auto& place) { rows.push_back(read_row(line, place)); });
-  if (rows.empty()) throw std::invalid_argument(path + ": found no problem, want at least one line");
+  for_each_row(file, path,
+               [&](const auto& line, const auto& place) { rows.push_back(read_row(line, place)); });
+  if (rows.empty())
+    throw std::invalid_argument(path + ": found no problem, want at least one line");
   return rows;
 }
 
@@ -68,7 +79,8 @@ Puzzle read_reference(const std::string& text) {
   char mark = ',';
   for (int64_t number = 0; mark == ',' && in >> number >> mark;) puzzle.numbers.push_back(number);
   if (mark == '=' && in >> puzzle.target && in.eof()) return puzzle;
-  throw std::invalid_argument("countdown: the reference is \"" + text + "\", want numbers and target as in 6,6,1=36");
+  throw std::invalid_argument("countdown: the reference is \"" + text +
+                              "\", want numbers and target as in 6,6,1=36");
 }
 
 Settings Countdown::settings() {
@@ -76,27 +88,43 @@ Settings Countdown::settings() {
   Settings list;
   list.section("countdown")
       .add("countdown-template", o.prompt_template, {"base", "chat", "short"},
-           "prompt: TinyZero's for base models, the chat form of Qwen, or the short form of the tiny model")
-      .add("countdown-train-file", o.train_file, "JSON Lines with nums and target to train on; empty = generated")
-      .add("countdown-test-file", o.test_file, "the same to test on; its problems never stand in the training split")
-      .add("countdown-format-score", o.format_score, 0, 1, "reward of a closed <answer> that is not right")
+           "prompt: TinyZero's for base models, the chat form of Qwen, or the short form of the "
+           "tiny model")
+      .add("countdown-train-file", o.train_file,
+           "JSON Lines with nums and target to train on; empty = generated")
+      .add("countdown-test-file", o.test_file,
+           "the same to test on; its problems never stand in the training split")
+      .add("countdown-format-score", o.format_score, 0, 1,
+           "reward of a closed <answer> that is not right")
       .add("countdown-need-think", o.need_think, "an answer counts only after </think>")
-      .add("countdown-need-end", o.need_end, "an answer counts only if the model ended the response itself")
+      .add("countdown-need-end", o.need_end,
+           "an answer counts only if the model ended the response itself")
       .add("countdown-count-min", o.count_min, 2, kMaxCount, "generated problems: fewest numbers")
       .add("countdown-count-max", o.count_max, 2, kMaxCount, "generated problems: most numbers")
-      .add("countdown-number-min", o.number_min, 1, kMaxNumber, "generated problems: smallest number")
-      .add("countdown-number-max", o.number_max, 1, kMaxNumber, "generated problems: largest number")
-      .add("countdown-target-min", o.target_min, 1, kMaxNumber, "generated problems: smallest target")
-      .add("countdown-target-max", o.target_max, 1, kMaxNumber, "generated problems: largest target")
-      .add("countdown-value-max", o.value_max, 1, kMaxNumber, "largest value on the way, in problems and base text")
+      .add("countdown-number-min", o.number_min, 1, kMaxNumber,
+           "generated problems: smallest number")
+      .add("countdown-number-max", o.number_max, 1, kMaxNumber,
+           "generated problems: largest number")
+      .add("countdown-target-min", o.target_min, 1, kMaxNumber,
+           "generated problems: smallest target")
+      .add("countdown-target-max", o.target_max, 1, kMaxNumber,
+           "generated problems: largest target")
+      .add("countdown-value-max", o.value_max, 1, kMaxNumber,
+           "largest value on the way, in problems and base text")
       .add("countdown-test-share", o.test_share, 0, 1,
            "share of all problems kept for testing if there is no test file")
-      .add("countdown-search-share", o.search_share, 0, 1, "base text: share of documents that search; others guess")
-      .add("countdown-go-on", o.go_on, 0, 1, "base text: chance that one more attempt fails after a failed one")
-      .add("countdown-solved", o.solved, 0, 1, "base text: share of searches that end solved; others give up")
-      .add("countdown-misjudged", o.misjudged, 0, 1, "base text: share of attempts whose check comes out wrong")
-      .add("countdown-guess-right", o.guess_right, 0, 1, "base text: share of guesses that are right")
-      .add("countdown-max-attempts", o.max_attempts, 2, 1000, "base text: most attempts of one search");
+      .add("countdown-search-share", o.search_share, 0, 1,
+           "base text: share of documents that search; others guess")
+      .add("countdown-go-on", o.go_on, 0, 1,
+           "base text: chance that one more attempt fails after a failed one")
+      .add("countdown-solved", o.solved, 0, 1,
+           "base text: share of searches that end solved; others give up")
+      .add("countdown-misjudged", o.misjudged, 0, 1,
+           "base text: share of attempts whose check comes out wrong")
+      .add("countdown-guess-right", o.guess_right, 0, 1,
+           "base text: share of guesses that are right")
+      .add("countdown-max-attempts", o.max_attempts, 2, 1000,
+           "base text: most attempts of one search");
   return list;
 }
 
@@ -104,8 +132,9 @@ void Countdown::prepare(uint64_t seed) {
   const Options& o = options;
   const auto ordered = [](const std::string& name, int64_t min, int64_t max) {
     if (min > max) {
-      throw std::invalid_argument("countdown-" + name + "-min is " + std::to_string(min) + ", want at most countdown-" +
-                                  name + "-max, which is " + std::to_string(max));
+      throw std::invalid_argument("countdown-" + name + "-min is " + std::to_string(min) +
+                                  ", want at most countdown-" + name + "-max, which is " +
+                                  std::to_string(max));
     }
   };
   ordered("count", o.count_min, o.count_max);
@@ -113,7 +142,8 @@ void Countdown::prepare(uint64_t seed) {
   ordered("target", o.target_min, o.target_max);
   if (o.number_max > o.value_max) {
     throw std::invalid_argument("countdown-value-max is " + std::to_string(o.value_max) +
-                                ", want at least countdown-number-max, which is " + std::to_string(o.number_max));
+                                ", want at least countdown-number-max, which is " +
+                                std::to_string(o.number_max));
   }
   seed_ = seed;
   rows_ = {};
@@ -123,15 +153,18 @@ void Countdown::prepare(uint64_t seed) {
   for (const Puzzle& puzzle : test) test_keys_.insert(key(puzzle));
   if (!o.train_file.empty()) {
     train = read_rows(o.train_file);
-    const auto read = train.size(), left_out = std::erase_if(train, [&](const Puzzle&p) { return in_test(p); });
+    const auto read = train.size(),
+               left_out = std::erase_if(train, [&](const Puzzle&p) { return in_test(p); });
     if (left_out > 0) {
-      std::cerr << "countdown: left out " << left_out << " of the " << read << " rows of " << o.train_file
-                << ", which belong to the test split\n";
+      std::cerr << "countdown: left out " << left_out << " of the " << read << " rows of "
+                << o.train_file << ", which belong to the test split\n";
     }
-    if (train.empty()) throw std::invalid_argument(o.train_file + ": every row belongs to the test split");
+    if (train.empty())
+      throw std::invalid_argument(o.train_file + ": every row belongs to the test split");
   }
   std::set<uint64_t> seen;
-  for (uint64_t draw = 0; o.test_file.empty() && seen.size() < kMaxTest && draw < 100 * kMaxTest; ++draw) {
+  for (uint64_t draw = 0; o.test_file.empty() && seen.size() < kMaxTest && draw < 100 * kMaxTest;
+       ++draw) {
     Random random(seed, kTest, draw);
     const Puzzle puzzle = generate(Split::test, random);
     if (seen.insert(key(puzzle)).second) test.push_back(puzzle);
@@ -157,9 +190,10 @@ Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const
     if (solution) *solution = attempt;
     return puzzle;
   }
-  throw std::invalid_argument(std::string("countdown: 100000 draws gave no problem for the ") +
-                              (split == Split::test ? "test" : "training") +
-                              " split; are countdown-target-min and -max, countdown-test-share too narrow?");
+  throw std::invalid_argument(
+      std::string("countdown: 100000 draws gave no problem for the ") +
+      (split == Split::test ? "test" : "training") +
+      " split; are countdown-target-min and -max, countdown-test-share too narrow?");
 }
 
 Problem Countdown::problem(Split split, int64_t index) const {
@@ -180,18 +214,22 @@ std::string Countdown::prompt(const Puzzle& puzzle) const {
   if (options.prompt_template == Template::short_form) {
     return "use " + list(puzzle.numbers, ",") + " once each to make " + target + "\n<think>";
   }
-  const std::string task = "Using the numbers [" + list(puzzle.numbers, ", ") + "], create an equation that equals " +
-                           target + ". You can use basic arithmetic operations (+, -, *, /) and each number must be " +
-                           "used exactly once. Show your work in <think> </think> tags. And return the final answer " +
-                           "in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>.";
+  const std::string task =
+      "Using the numbers [" + list(puzzle.numbers, ", ") + "], create an equation that equals " +
+      target + ". You can use basic arithmetic operations (+, -, *, /) and each number must be " +
+      "used exactly once. Show your work in <think> </think> tags. And return the final answer " +
+      "in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>.";
   const std::string start = "Let me solve this step by step.\n<think>";
   if (options.prompt_template == Template::chat) {
-    return "<|im_start|>system\nYou are a helpful assistant. You first think about the reasoning process in the mind "
+    return "<|im_start|>system\nYou are a helpful assistant. You first think about the reasoning "
+           "process in the mind "
            "and then provide the user with the answer.<|im_end|>\n<|im_start|>user\n" +
            task + "<|im_end|>\n<|im_start|>assistant\n" + start;
   }
-  return "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
-         "assistant first thinks about the reasoning process in the mind and then provides the user with the answer.\n"
+  return "A conversation between User and Assistant. The user asks a question, and the Assistant "
+         "solves it. The "
+         "assistant first thinks about the reasoning process in the mind and then provides the "
+         "user with the answer.\n"
          "User: " +
          task + "\nAssistant: " + start;
 }
@@ -202,7 +240,8 @@ Reward Countdown::grade(const Problem& problem, std::string_view response, bool 
   reward.reflected = reflects(response);
   const auto answer = last_answer(response);
   if (!answer || (options.need_end && !finished)) return reward;
-  const std::string_view before = response.substr(0, static_cast<size_t>(answer->data() - response.data()));
+  const std::string_view before =
+      response.substr(0, static_cast<size_t>(answer->data() - response.data()));
   if (options.need_think && before.find("</think>") == std::string_view::npos) return reward;
   const Verdict verdict = check_expression(*answer, puzzle.numbers, puzzle.target);
   reward.formatted = true;

@@ -1,6 +1,6 @@
 #pragma once
-// Countdown: write an expression with + - * / that uses each given number exactly once and equals the target
-// [TinyZero].
+// Countdown: write an expression with + - * / that uses each given number exactly once and equals
+// the target [TinyZero].
 
 #include <array>
 #include <cstdint>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "tasks/countdown/attempt.h"
-#include "tiny_zero/reward.h"
+#include "tiny_zero/task.h"
 
 namespace tiny_zero::countdown {
 
@@ -21,7 +21,8 @@ struct Puzzle {
   std::vector<int64_t> numbers;
   int64_t target = 0;
 };
-Puzzle read_reference(const std::string& text);  // throws std::invalid_argument if it is no reference
+Puzzle read_reference(
+    const std::string& text);  // throws std::invalid_argument if it is no reference
 
 struct Options {
   std::string train_file, test_file;  // "" = generated
@@ -44,28 +45,30 @@ class Countdown : public Task {
   Options options;  // set before prepare()
 
   Settings settings() override;
-  /// Loads the files. A line that is no usable problem throws with its place; a training row that belongs to the test
-  /// split is left out and counted on standard error.
+  /// Loads the files. A line that is no usable problem throws with its place; a training row that
+  /// belongs to the test split is left out and counted on standard error.
   void prepare(uint64_t seed) override;
-  /// From a file: test rows in their order, training rows in a new order each epoch. Generated: solvable; those of the
-  /// test split all differ until they start again after 2048, or as many as the ranges hold.
+  /// From a file: test rows in their order, training rows in a new order each epoch. Generated:
+  /// solvable; those of the test split all differ until they start again after 2048, or as many as
+  /// the ranges hold.
   Problem problem(Split split, int64_t index) const override;
   Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
-  /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes together; marked if it
-  /// does not use exactly the given numbers. "" if no answer can be read.
+  /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes
+  /// together; marked if it does not use exactly the given numbers. "" if no answer can be read.
   std::string answer(const Problem& problem, std::string_view response) const override;
-  /// Reads the short form: attempts that begin with " try " and are judged " yes." or " no.". The last two,
-  /// searches and guesses, speak of every form: a search is a response that reflects().
+  /// Reads the short form: attempts that begin with " try " and are judged " yes." or " no.". The
+  /// last two, searches and guesses, speak of every form: a search is a response that reflects().
   std::vector<Tally> diagnose(const Problem& problem, std::string_view response) const override;
-  /// Short form only. The problem is generated, in no test split, even where the training split comes from a file.
+  /// Short form only. The problem is generated, in no test split, even where the training split
+  /// comes from a file.
   Document document(int64_t index) const override;
   std::string tokenizer_json() const override;
 
  private:
   enum Sequence : uint64_t { kTrain, kTest, kDocuments, kEpochs };
 
-  /// One rule for files and generator: a puzzle is the test file's if there is one, else a fixed share of all, whatever
-  /// the seed. The order of the numbers does not matter.
+  /// One rule for files and generator: a puzzle is the test file's if there is one, else a fixed
+  /// share of all, whatever the seed. The order of the numbers does not matter.
   bool in_test(const Puzzle& puzzle) const;
   Puzzle generate(Split split, Random& random, Attempt* solution = nullptr) const;
   std::string prompt(const Puzzle& puzzle) const;
@@ -75,10 +78,11 @@ class Countdown : public Task {
   std::set<uint64_t> test_keys_;             // of the test file
 };
 
-/// The response returns to the problem after a failed check. In words: an equation, later a phrase that rejects or
-/// hesitates ("no.", "wrong", "too high", "wait", ...), later a phrase that starts anew ("try", "instead", "let me",
-/// ...), later another equation. Letter case does not matter. A rule of thumb on natural language; on the short form it
-/// means that another attempt follows " no." or " wait, try ".
+/// The response returns to the problem after a failed check. In words: an equation, later a phrase
+/// that rejects or hesitates ("no.", "wrong", "too high", "wait", ...), later a phrase that starts
+/// anew ("try", "instead", "let me",
+/// ...), later another equation. Letter case does not matter. A rule of thumb on natural language;
+/// on the short form it means that another attempt follows " no." or " wait, try ".
 bool reflects(std::string_view response);
 
 }  // namespace tiny_zero::countdown

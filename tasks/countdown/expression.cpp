@@ -7,7 +7,8 @@
 namespace tiny_zero::countdown {
 namespace {
 
-__extension__ using Wide = __int128;  // holds every product of two 64-bit numbers, and the sum of two such products
+__extension__ using Wide =
+    __int128;  // holds every product of two 64-bit numbers, and the sum of two such products
 
 constexpr Rational kUndefined{0, 0};
 
@@ -23,7 +24,8 @@ Rational lowest_terms(Wide num, Wide den) {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-/// Takes one symbol from the front of `text` and returns it in ASCII; '\0' for bytes that mean nothing here.
+/// Takes one symbol from the front of `text` and returns it in ASCII; '\0' for bytes that mean
+/// nothing here.
 char take_symbol(std::string_view& text) {
   static constexpr std::pair<std::string_view, char> kTypeset[] = {
       {"\u00d7", '*'}, {"\u00b7", '*'}, {"\u00f7", '/'}, {"\u2212", '-'}};
@@ -34,7 +36,10 @@ char take_symbol(std::string_view& text) {
   }
   const char symbol = text.front();
   text.remove_prefix(1);
-  return symbol != '\0' && std::string_view("+-*/()0123456789").find(symbol) != std::string_view::npos ? symbol : '\0';
+  return symbol != '\0' &&
+                 std::string_view("+-*/()0123456789").find(symbol) != std::string_view::npos
+             ? symbol
+             : '\0';
 }
 
 /// The two stacks of Dijkstra's shunting yard; an open bracket waits among the operators.
@@ -44,7 +49,8 @@ struct Stacks {
 
   static int rank(char op) { return op == '(' ? 0 : op == '+' || op == '-' ? 1 : 2; }
 
-  /// Applies waiting operators of this rank or above. Operators of one rank thus run from left to right.
+  /// Applies waiting operators of this rank or above. Operators of one rank thus run from left to
+  /// right.
   void reduce(int least_rank) {
     while (!operators.empty() && rank(operators.back()) >= least_rank) {
       const Rational right = values.back();
@@ -88,7 +94,8 @@ Expression parse_expression(std::string_view text) {
       const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
       if (symbol == '0' && digits > 1) return result;
       int64_t literal = 0;
-      const bool fits = std::from_chars(rest.data(), rest.data() + digits, literal).ec == std::errc();
+      const bool fits =
+          std::from_chars(rest.data(), rest.data() + digits, literal).ec == std::errc();
       result.literals.push_back(fits ? literal : -1);
       stacks.values.push_back(fits ? Rational{literal, 1} : kUndefined);
       text = rest.substr(digits);
@@ -96,13 +103,15 @@ Expression parse_expression(std::string_view text) {
     } else if (want_operand && symbol == '(') {
       stacks.operators.push_back('(');
     } else if (want_operand && symbol == '-' && previous == '(') {
-      stacks.values.push_back({0, 1});  // "-x" at the start reads "0-x"; the 0 is no number of the answer
+      stacks.values.push_back(
+          {0, 1});  // "-x" at the start reads "0-x"; the 0 is no number of the answer
       stacks.operators.push_back('-');
     } else if (!want_operand && symbol == ')') {
       stacks.reduce(1);
       if (stacks.operators.empty()) return result;
       stacks.operators.pop_back();
-    } else if (!want_operand && (symbol == '+' || symbol == '-' || symbol == '*' || symbol == '/')) {
+    } else if (!want_operand &&
+               (symbol == '+' || symbol == '-' || symbol == '*' || symbol == '/')) {
       stacks.reduce(Stacks::rank(symbol));
       stacks.operators.push_back(symbol);
       want_operand = true;
@@ -118,11 +127,13 @@ Expression parse_expression(std::string_view text) {
   return result;
 }
 
-Verdict check_expression(std::string_view text, const std::vector<int64_t>& numbers, int64_t target) {
+Verdict check_expression(std::string_view text, const std::vector<int64_t>& numbers,
+                         int64_t target) {
   const Expression expression = parse_expression(text);
   if (!expression.parsed) return Verdict::unparsable;
   const auto& used = expression.literals;
-  if (!std::is_permutation(used.begin(), used.end(), numbers.begin(), numbers.end())) return Verdict::wrong_numbers;
+  if (!std::is_permutation(used.begin(), used.end(), numbers.begin(), numbers.end()))
+    return Verdict::wrong_numbers;
   return expression.value == Rational{target, 1} ? Verdict::right : Verdict::wrong_value;
 }
 
@@ -130,7 +141,8 @@ std::optional<std::string_view> last_answer(std::string_view response) {
   constexpr std::string_view kOpen = "<answer>", kClose = "</answer>";
   std::optional<std::string_view> answer;
   size_t start = std::string_view::npos;
-  for (size_t at = response.find('<'); at != std::string_view::npos; at = response.find('<', at + 1)) {
+  for (size_t at = response.find('<'); at != std::string_view::npos;
+       at = response.find('<', at + 1)) {
     if (response.substr(at).starts_with(kOpen)) start = at + kOpen.size();
     if (!response.substr(at).starts_with(kClose) || start == std::string_view::npos) continue;
     answer = response.substr(start, at - start);

@@ -1,12 +1,13 @@
-// TinyZero's second task, and the smallest example of one: the product of two numbers of up to n digits.
-// Departure: reasoning and answer are asked for in words, and a decimal answer is compared as text, never converted.
+// TinyZero's second task, and the smallest example of one: the product of two numbers of up to n
+// digits. Departure: reasoning and answer are asked for in words, and a decimal answer is compared
+// as text, never converted.
 
 #include <algorithm>
 
 #include "tasks/countdown/attempt.h"
 #include "tasks/countdown/expression.h"
 #include "tiny_zero/random.h"
-#include "tiny_zero/reward.h"
+#include "tiny_zero/task.h"
 
 namespace tiny_zero {
 namespace {
@@ -17,29 +18,36 @@ class Multiplication : public Task {
     Settings list;
     list.section("multiplication")
         .add("multiplication-digits", digits_, 1, 9, "most digits of a factor")
-        .add("multiplication-format-score", format_score_, 0, 1, "reward of a closed <answer> that is not right");
+        .add("multiplication-format-score", format_score_, 0, 1,
+             "reward of a closed <answer> that is not right");
     return list;
   }
   void prepare(uint64_t seed) override { seed_ = seed; }
 
-  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero]. A tenth of all
-  /// pairs, whatever the seed and the order, is kept for testing.
+  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero].
+  /// A tenth of all pairs, whatever the seed and the order, is kept for testing.
   Problem problem(Split split, int64_t index) const override {
     Random random(seed_, static_cast<uint64_t>(split), static_cast<uint64_t>(index));
     for (;;) {
       const int64_t a = factor(random), b = factor(random);
-      const bool test = mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
+      const bool test =
+          mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
       if (test != (split == Split::test)) continue;
       return {
-          "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The "
-          "assistant first thinks about the reasoning process in the mind and then provides the user with the "
-          "answer in <answer> </answer> tags.\nUser: Give me the answer of the following equation: " +
-              std::to_string(a) + " * " + std::to_string(b) + " =\nAssistant: Ok let me think about it.\n<think>",
+          "A conversation between User and Assistant. The user asks a question, and the Assistant "
+          "solves it. The "
+          "assistant first thinks about the reasoning process in the mind and then provides the "
+          "user with the "
+          "answer in <answer> </answer> tags.\nUser: Give me the answer of the following "
+          "equation: " +
+              std::to_string(a) + " * " + std::to_string(b) +
+              " =\nAssistant: Ok let me think about it.\n<think>",
           std::to_string(a * b)};
     }
   }
 
-  Reward grade(const Problem& problem, std::string_view response, bool /*finished*/) const override {
+  Reward grade(const Problem& problem, std::string_view response,
+               bool /*finished*/) const override {
     Reward reward;
     const std::string found = answer(problem, response);
     reward.formatted = countdown::last_answer(response).has_value();
@@ -66,7 +74,9 @@ class Multiplication : public Task {
  private:
   int64_t factor(Random& random) const {
     int64_t limit = 1;
-    for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0; --digits) limit *= 10;
+    for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0;
+         --digits)
+      limit *= 10;
     return random.between(0, limit - 1);
   }
 
@@ -75,7 +85,8 @@ class Multiplication : public Task {
   double format_score_ = 0.1;
 };
 
-const bool kRegistered = register_task("multiplication", [] { return std::make_unique<Multiplication>(); });
+const bool kRegistered =
+    register_task("multiplication", [] { return std::make_unique<Multiplication>(); });
 
 }  // namespace
 }  // namespace tiny_zero

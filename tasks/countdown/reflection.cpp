@@ -1,5 +1,5 @@
-// What a response does besides being right or wrong: does it come back after a failed check, and can its checks be
-// trusted?
+// What a response does besides being right or wrong: does it come back after a failed check, and
+// can its checks be trusted?
 #include <algorithm>
 #include <cctype>
 
@@ -8,12 +8,15 @@
 namespace tiny_zero::countdown {
 namespace {
 
-/// Where the earliest of the phrases at or after `from` begins at the start of a word; npos if none does.
-size_t find_phrase(std::string_view text, size_t from, const std::vector<std::string_view>& phrases) {
+/// Where the earliest of the phrases at or after `from` begins at the start of a word; npos if none
+/// does.
+size_t find_phrase(std::string_view text, size_t from,
+                   const std::vector<std::string_view>& phrases) {
   size_t first = std::string_view::npos;
   for (const auto phrase : phrases) {
     size_t at = text.find(phrase, from);
-    while (at != std::string_view::npos && at > 0 && std::isalpha(static_cast<unsigned char>(text[at - 1]))) {
+    while (at != std::string_view::npos && at > 0 &&
+           std::isalpha(static_cast<unsigned char>(text[at - 1]))) {
       at = text.find(phrase, at + 1);
     }
     first = std::min(first, at);
@@ -25,11 +28,12 @@ size_t find_phrase(std::string_view text, size_t from, const std::vector<std::st
 
 bool reflects(std::string_view response) {
   static const std::vector<std::string_view> kFailed = {
-      "no.",      "no,",     "not ",    "doesn't work", "doesn’t work", "didn't work", "wrong", "incorrect", "mistake",
-      "too high", "too low", "too big", "too large",    "too small",    "too much",    "wait",  "hmm"};
-  static const std::vector<std::string_view> kAnew = {"try",           "again",   "instead",    "another",
-                                                      "alternatively", "what if", "what about", "how about",
-                                                      "let me",        "let's",   "let’s"};
+      "no.",       "no,",       "not ",     "doesn't work", "doesn’t work", "didn't work",
+      "wrong",     "incorrect", "mistake",  "too high",     "too low",      "too big",
+      "too large", "too small", "too much", "wait",         "hmm"};
+  static const std::vector<std::string_view> kAnew = {
+      "try",        "again",     "instead", "another", "alternatively", "what if",
+      "what about", "how about", "let me",  "let's",   "let’s"};
   std::string text(response);
   for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
   size_t at = text.find('=');
@@ -42,8 +46,8 @@ std::vector<Tally> Countdown::diagnose(const Problem& problem, std::string_view 
   constexpr std::string_view kTry = " try ";
   const Puzzle puzzle = read_reference(problem.reference);
   const Reward reward = grade(problem, response, /*finished=*/true);
-  Tally equations{"equations right"}, yes{"right attempts called right"}, no{"wrong attempts called wrong"},
-      repeated{"attempts repeated"}, attempts{"attempts", 0, 1};
+  Tally equations{"equations right"}, yes{"right attempts called right"},
+      no{"wrong attempts called wrong"}, repeated{"attempts repeated"}, attempts{"attempts", 0, 1};
   const std::string_view thinking = response.substr(0, response.find("<answer>"));
   std::set<std::string, std::less<>> seen;
   size_t at = std::min(thinking.find(kTry), thinking.size());
@@ -52,7 +56,8 @@ std::vector<Tally> Countdown::diagnose(const Problem& problem, std::string_view 
     const std::string_view text = thinking.substr(at, next - at);
     at = next;
     const auto found = find_equations(text);
-    equations.hits += std::count_if(found.begin(), found.end(), [](const Equation& e) { return e.right(); });
+    equations.hits +=
+        std::count_if(found.begin(), found.end(), [](const Equation& e) { return e.right(); });
     equations.trials += std::ssize(found);
     const auto attempt = replay(puzzle.numbers, found);
     const size_t said_yes = text.find(" yes."), said_no = text.find(" no.");

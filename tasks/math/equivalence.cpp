@@ -24,28 +24,33 @@ Node with_sign(Node node, bool minus) {
 /// Roots, powers with a variable exponent and logarithms take variables as positive.
 bool needs_positive(const Node& node) {
   return any_node(node, [](const Node& n) {
-    return n.name == "ln" || (n.kind == Kind::power && (n.args[1].kind != Kind::number || n.args[1].scale != 0));
+    return n.name == "ln" ||
+           (n.kind == Kind::power && (n.args[1].kind != Kind::number || n.args[1].scale != 0));
   });
 }
 
-/// What may stand left of "=" for the value on the right: in a reference x, AB, f(x) or (x,y); in an answer any
-/// expression without numbers, such as a + b.
+/// What may stand left of "=" for the value on the right: in a reference x, AB, f(x) or (x,y); in
+/// an answer any expression without numbers, such as a + b.
 bool is_name(const Node& node, bool lenient) {
   if (node.kind == Kind::symbol) return has_variable(node);
   if (node.kind == Kind::text || node.name.starts_with("unknown ")) return true;
-  if (node.kind != Kind::product && node.kind != Kind::tuple && !(lenient && node.kind == Kind::sum)) return false;
-  return std::all_of(node.args.begin(), node.args.end(), [&](const Node& n) { return is_name(n, lenient); });
+  if (node.kind != Kind::product && node.kind != Kind::tuple &&
+      !(lenient && node.kind == Kind::sum))
+    return false;
+  return std::all_of(node.args.begin(), node.args.end(),
+                     [&](const Node& n) { return is_name(n, lenient); });
 }
 
-/// The value of "name = value", "value = name" or "name \in value"; nullptr if the node is not one of them.
+/// The value of "name = value", "value = name" or "name \in value"; nullptr if the node is not one
+/// of them.
 const Node* named_value(const Node& node, bool lenient) {
   if (node.kind != Kind::relation || (node.name != "=" && node.name != "e")) return nullptr;
   if (is_name(node.args.front(), lenient)) return &node.args.back();
   return node.name == "=" && is_name(node.args[1], /*lenient=*/false) ? &node.args[0] : nullptr;
 }
 
-/// The members of a list or set, a value with \pm being two, and one thing the list of itself. "k \in \mathbb{Z}"
-/// beside others is a remark.
+/// The members of a list or set, a value with \pm being two, and one thing the list of itself. "k
+/// \in \mathbb{Z}" beside others is a remark.
 std::vector<Node> list_members(const Node& node, bool lenient) {
   const Node* value = named_value(node, lenient);
   const Node& inner = value && value->kind == Kind::set ? *value : node;
@@ -65,39 +70,53 @@ std::vector<Node> list_members(const Node& node, bool lenient) {
 std::vector<Node> joined(std::vector<Node> list) {
   const auto is_relation = [](const Node& n) { return n.kind == Kind::relation; };
   if (list.size() < 2 || !std::all_of(list.begin(), list.end(), is_relation)) return list;
-  const auto is_before = [](const Node& a, const Node& b) { return a.args[0].name < b.args[0].name; };
-  const auto is_coordinate = [](const Node& n) { return n.name == "=" && is_name(n.args[0], /*lenient=*/false); };
-  const bool point = std::all_of(list.begin(), list.end(), is_coordinate) &&
-                     std::adjacent_find(list.begin(), list.end(), std::not_fn(is_before)) == list.end();
+  const auto is_before = [](const Node& a, const Node& b) {
+    return a.args[0].name < b.args[0].name;
+  };
+  const auto is_coordinate = [](const Node& n) {
+    return n.name == "=" && is_name(n.args[0], /*lenient=*/false);
+  };
+  const bool point =
+      std::all_of(list.begin(), list.end(), is_coordinate) &&
+      std::adjacent_find(list.begin(), list.end(), std::not_fn(is_before)) == list.end();
   Node whole{Kind::tuple, point ? "()" : std::string(list.size() - 1, 'U')};
-  for (Node& member : list) whole.args.push_back(point ? std::move(member.args[1]) : std::move(member));
+  for (Node& member : list)
+    whole.args.push_back(point ? std::move(member.args[1]) : std::move(member));
   return {std::move(whole)};
 }
 
 /// x > 5 as x \in (5, infinity), 1 <= x < 2 as x \in [1, 2); any other node as it is.
 Node membership(Node node) {
-  if (node.kind != Kind::relation || node.name.size() > 2 || node.name.find_first_not_of("<l") != std::string::npos)
+  if (node.kind != Kind::relation || node.name.size() > 2 ||
+      node.name.find_first_not_of("<l") != std::string::npos)
     return node;
-  const Node infinity{Kind::symbol, "infty"}, minus_infinity{Kind::product, "", {{Kind::number, "-1"}, infinity}};
+  const Node infinity{Kind::symbol, "infty"},
+      minus_infinity{Kind::product, "", {{Kind::number, "-1"}, infinity}};
   const bool below = node.name.size() == 1 && has_variable(node.args[0]);
   Node low = below ? minus_infinity : node.args[0], x = node.args[!below];
   Node high = below || node.name.size() == 2 ? node.args.back() : infinity;
-  if (x.kind != Kind::symbol || !has_variable(x) || has_variable(low) || has_variable(high)) return node;
-  const std::string brackets = {!below && node.name[0] == 'l' ? '[' : '(',
-                                (below || node.name.size() == 2) && node.name.back() == 'l' ? ']' : ')'};
-  return {Kind::relation, "e", {std::move(x), {Kind::tuple, brackets, {std::move(low), std::move(high)}}}};
+  if (x.kind != Kind::symbol || !has_variable(x) || has_variable(low) || has_variable(high))
+    return node;
+  const std::string brackets = {
+      !below && node.name[0] == 'l' ? '[' : '(',
+      (below || node.name.size() == 2) && node.name.back() == 'l' ? ']' : ')'};
+  return {Kind::relation,
+          "e",
+          {std::move(x), {Kind::tuple, brackets, {std::move(low), std::move(high)}}}};
 }
 
 /// The letters of a word or of a variable of one letter.
 std::string letters(const Node& node) {
-  if (node.kind == Kind::symbol && node.name.size() == 1) return {static_cast<char>(node.name[0] | 0x20)};
+  if (node.kind == Kind::symbol && node.name.size() == 1)
+    return {static_cast<char>(node.name[0] | 0x20)};
   return node.kind == Kind::text ? node.name : "";
 }
 
 class Comparison {
  public:
   bool same(const Node& reference, const Node& answer) {
-    auto expected = list_members(reference, /*lenient=*/false), given = list_members(answer, /*lenient=*/true);
+    auto expected = list_members(reference, /*lenient=*/false),
+         given = list_members(answer, /*lenient=*/true);
     if (is_tuple(expected)) given = joined(std::move(given));
     if (is_tuple(given)) expected = joined(std::move(expected));
     if (expected.size() == 1 && given.size() == 1) return same_one(expected[0], given[0]);
@@ -145,32 +164,38 @@ class Comparison {
       if (x.name != a.name || y.name != b.name) return same_relation(x, y);
     }
     const bool both = a.kind == b.kind, mixed = (a.name == "e") != (b.name == "e");
-    const Node *value_a = named_value(a, /*lenient=*/false), *value_b = named_value(b, /*lenient=*/true);
+    const Node *value_a = named_value(a, /*lenient=*/false),
+               *value_b = named_value(b, /*lenient=*/true);
     if (value_a && (!both || (mixed && a.name == "e"))) return same(*value_a, b);
     if (value_b && (!both || (mixed && b.name == "e"))) return same(a, *value_b);
     if (!both || a.name != b.name) return false;
     if (same_members(a.args, b.args, /*ordered=*/true)) return true;
     const bool symmetric = a.name == "=" || a.name == "!";
     if (symmetric && same(a.args[0], b.args[1]) && same(a.args[1], b.args[0])) return true;
-    return (symmetric || a.name == "<" || a.name == "l") && proportional(a, b, /*positive=*/!symmetric);
+    return (symmetric || a.name == "<" || a.name == "l") &&
+           proportional(a, b, /*positive=*/!symmetric);
   }
 
   /// Exact where both are rational functions, else by the values at a few points.
   bool same_value(const Node& a, const Node& b) {
-    const bool signs = !needs_positive(a) && !needs_positive(b), variable = has_variable(a) || has_variable(b);
+    const bool signs = !needs_positive(a) && !needs_positive(b),
+               variable = has_variable(a) || has_variable(b);
     for (int point = 0; point < (variable ? kPoints : 1); ++point) {
       const Value x = evaluate(a, point, signs, work_), y = evaluate(b, point, signs, work_);
       if (work_ < 0) return false;
       if (x.exact && y.exact) return x.residues == y.residues;
       const long double size_x = std::abs(x.approximate), size_y = std::abs(y.approximate);
-      if (point > 0 && !std::isfinite(size_x) && !std::isfinite(size_y)) continue;  // too large there
+      if (point > 0 && !std::isfinite(size_x) && !std::isfinite(size_y))
+        continue;  // too large there
       const long double allowed = kTolerance * std::max(size_x, size_y) + kZero;
-      if (!std::isfinite(allowed) || !(std::abs(x.approximate - y.approximate) <= allowed)) return false;
+      if (!std::isfinite(allowed) || !(std::abs(x.approximate - y.approximate) <= allowed))
+        return false;
     }
     return true;
   }
 
-  /// left - right of a is a constant multiple of that of b, and a positive one where the direction counts.
+  /// left - right of a is a constant multiple of that of b, and a positive one where the direction
+  /// counts.
   bool proportional(const Node& a, const Node& b, bool positive) {
     Complex first = 0;
     for (int point = 0; point < kPoints; ++point) {
@@ -196,7 +221,8 @@ Verdict compare(std::string_view reference, std::string_view answer) {
   if (!expected) return {false, "the reference cannot be read"};
   const auto given = parse_answer(answer);
   if (!given) return {false, "the answer cannot be read"};
-  return Comparison().same(*expected, *given) ? Verdict{true, "equal"} : Verdict{false, "different"};
+  return Comparison().same(*expected, *given) ? Verdict{true, "equal"}
+                                              : Verdict{false, "different"};
 }
 
 }  // namespace tiny_zero::math

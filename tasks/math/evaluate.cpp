@@ -37,7 +37,9 @@ Value operator*(const Value& a, const Value& b) {
 
 Value integer(int64_t n) {
   const auto size = static_cast<uint64_t>(std::abs(n));
-  return {true, {n < 0 ? kPrimes[0] - size : size, n < 0 ? kPrimes[1] - size : size}, static_cast<long double>(n)};
+  return {true,
+          {n < 0 ? kPrimes[0] - size : size, n < 0 ? kPrimes[1] - size : size},
+          static_cast<long double>(n)};
 }
 
 uint64_t power(uint64_t base, uint64_t exponent, int k) {
@@ -54,7 +56,8 @@ Complex power(Complex base, Complex exponent) {
   if (base.imag() != 0 || exponent.imag() != 0) return std::pow(base, exponent);
   for (int odd = 1; b < 0 && odd < 100; odd += 2) {
     const long double top = std::round(e * odd);
-    if (std::abs(e * odd - top) < 1e-15L) return std::pow(-b, e) * (std::fmod(top, 2.0L) == 0 ? 1 : -1);
+    if (std::abs(e * odd - top) < 1e-15L)
+      return std::pow(-b, e) * (std::fmod(top, 2.0L) == 0 ? 1 : -1);
   }
   return b < 0 ? std::pow(Complex(b), exponent) : Complex(std::pow(b, e));
 }
@@ -63,7 +66,8 @@ Complex power(Complex base, Complex exponent) {
 std::optional<int64_t> as_integer(const Node& node, const Value& value) {
   const Complex z = value.approximate;
   if (z.imag() != 0 || !(std::abs(z.real()) < 1e15L) || has_variable(node)) return std::nullopt;
-  return std::round(z.real()) == z.real() ? std::optional(static_cast<int64_t>(z.real())) : std::nullopt;
+  return std::round(z.real()) == z.real() ? std::optional(static_cast<int64_t>(z.real()))
+                                          : std::nullopt;
 }
 
 /// Exact for an integer n = exponent; below 0 by Fermat, a^(p - 1) = 1.
@@ -85,7 +89,8 @@ Value falling(const Value& x, int64_t n) {
 }
 
 Value number(const Node& node) {
-  const bool negative = node.name[0] == '-', rounded = node.scale < 0 && node.name.size() > kMaxDecimalDigits;
+  const bool negative = node.name[0] == '-',
+             rounded = node.scale < 0 && node.name.size() > kMaxDecimalDigits;
   Value value = integer(0);
   for (const char c : node.name.substr(negative)) value = value * integer(10) + integer(c - '0');
   if (node.scale != 0) value = value * power(integer(10), integer(node.scale), node.scale);
@@ -95,8 +100,10 @@ Value number(const Node& node) {
 
 Value symbol(const std::string& name, int point, bool signs) {
   const auto bits = static_cast<long double>(mix_text(name, static_cast<uint64_t>(point)) >> 11);
-  const long double x = (signs && point % 2 == 1 ? -1 : 1) * (point < 2 ? 1 : 8) * (0.3L + 3 * bits * 0x1p-53L);
-  Value value{true, {mix_text(name, kPrimes[0]) % kPrimes[0], mix_text(name, kPrimes[1]) % kPrimes[1]}, x};
+  const long double x =
+      (signs && point % 2 == 1 ? -1 : 1) * (point < 2 ? 1 : 8) * (0.3L + 3 * bits * 0x1p-53L);
+  Value value{
+      true, {mix_text(name, kPrimes[0]) % kPrimes[0], mix_text(name, kPrimes[1]) % kPrimes[1]}, x};
   if (name == "i") value = {true, {kRootsOfMinusOne[0], kRootsOfMinusOne[1]}, {0, 1}};
   if (name == "pi") value.approximate = std::acos(-1.0L);
   if (name == "e") value.approximate = std::exp(1.0L);
@@ -109,7 +116,8 @@ Value call(const std::string& name, const Value& x) {
       {"sin", std::sin},     {"cos", std::cos},     {"tan", std::tan}, {"arcsin", std::asin},
       {"arccos", std::acos}, {"arctan", std::atan}, {"ln", std::log}};
   const Complex z = x.approximate;
-  if (const auto found = kFunctions.find(name); found != kFunctions.end()) return {false, {}, found->second(z)};
+  if (const auto found = kFunctions.find(name); found != kFunctions.end())
+    return {false, {}, found->second(z)};
   if (name == "sec") return {false, {}, 1.0L / std::cos(z)};
   if (name == "csc") return {false, {}, 1.0L / std::sin(z)};
   if (name == "cot") return {false, {}, 1.0L / std::tan(z)};
@@ -117,8 +125,10 @@ Value call(const std::string& name, const Value& x) {
   if (name == "floor" && z.imag() == 0) return {false, {}, std::floor(z.real())};
   if (name == "ceil" && z.imag() == 0) return {false, {}, std::ceil(z.real())};
   if (!name.starts_with("unknown ")) return {};
-  Value value{x.exact, {}, std::sin(z * (1.0L + static_cast<long double>(mix_text(name, 0) % 1000) / 500))};
-  for (int k = 0; k < 2; ++k) value.residues[k] = mix_bits(mix_text(name, 0) ^ x.residues[k]) % kPrimes[k];
+  Value value{
+      x.exact, {}, std::sin(z * (1.0L + static_cast<long double>(mix_text(name, 0) % 1000) / 500))};
+  for (int k = 0; k < 2; ++k)
+    value.residues[k] = mix_bits(mix_text(name, 0) ^ x.residues[k]) % kPrimes[k];
   return value;
 }
 
@@ -131,7 +141,8 @@ Value evaluate(const Node& node, int point, bool signs, Work& work) {
   if (node.kind > Kind::call || node.args.empty()) return {};
   Value value = evaluate(node.args[0], point, signs, work);
   if (node.kind == Kind::text) return value;
-  if (node.kind == Kind::call && node.name != "factorial" && node.name != "binom") return call(node.name, value);
+  if (node.kind == Kind::call && node.name != "factorial" && node.name != "binom")
+    return call(node.name, value);
   if (node.kind == Kind::sum || node.kind == Kind::product) {
     for (size_t i = 1; i < node.args.size(); ++i) {
       const Value next = evaluate(node.args[i], point, signs, work);

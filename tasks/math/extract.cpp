@@ -18,7 +18,8 @@ std::optional<std::string_view> trimmed(std::string_view text) {
 std::optional<std::string_view> after_last_box(std::string_view text) {
   const size_t boxed = text.rfind("\\boxed"), fbox = text.rfind("\\fbox");
   if (boxed == kNone && fbox == kNone) return std::nullopt;
-  return fbox == kNone || (boxed != kNone && boxed > fbox) ? text.substr(boxed + 6) : text.substr(fbox + 5);
+  return fbox == kNone || (boxed != kNone && boxed > fbox) ? text.substr(boxed + 6)
+                                                           : text.substr(fbox + 5);
 }
 
 }  // namespace
@@ -26,7 +27,8 @@ std::optional<std::string_view> after_last_box(std::string_view text) {
 std::optional<std::string_view> extract_boxed(std::string_view text) {
   const auto box = trimmed(after_last_box(text).value_or(""));
   if (!box) return std::nullopt;
-  if (box->front() != '{') return trimmed(box->substr(0, box->find_first_of(" \t\r\n$")));  // \boxed 5
+  if (box->front() != '{')
+    return trimmed(box->substr(0, box->find_first_of(" \t\r\n$")));  // \boxed 5
   int64_t depth = 0;
   for (size_t at = 0; at < box->size(); ++at) {
     const char c = (*box)[at];
@@ -41,7 +43,8 @@ std::optional<std::string_view> extract_last_number(std::string_view text) {
   const size_t last = text.find_last_of(kDigits);
   if (last == kNone) return std::nullopt;
   size_t first = text.find_last_not_of("0123456789.,", last) + 1;  // npos + 1 is 0
-  while (text[first] == ',' || (text[first] == '.' && kDigits.find(text[first + 1]) == kNone)) ++first;
+  while (text[first] == ',' || (text[first] == '.' && kDigits.find(text[first + 1]) == kNone))
+    ++first;
   first -= first > 0 && text[first - 1] == '-';
   return text.substr(first, last + 1 - first);
 }

@@ -1,5 +1,6 @@
-// Departure from ORZ and SimpleRL: no stop words. Where they cut a response behind "</answer>", here the model has to
-// end it, and with math-need-end a response that was cut at the limit has no answer.
+// Departure from ORZ and SimpleRL: no stop words. Where they cut a response behind "</answer>",
+// here the model has to end it, and with math-need-end a response that was cut at the limit has no
+// answer.
 #include "tasks/math/math.h"
 
 #include <algorithm>
@@ -11,9 +12,9 @@
 #include <sstream>
 
 #include "tasks/math/grader.h"
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
+#include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/random.h"
-#include "tiny_zero/tokenizer.h"
 
 namespace tiny_zero::math {
 namespace {
@@ -50,7 +51,8 @@ std::vector<Row> read_rows(const std::string& path) {
   std::ifstream file(path);
   std::istringstream sample(kSample);
   std::istream& in = path.empty() ? static_cast<std::istream&>(sample) : file;
-  if (!in) throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of problems");
+  if (!in)
+    throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of problems");
   std::vector<Row> rows;
   std::string left_out;
   for_each_row(in, path, [&](const std::string& line, const std::string& place) {
@@ -61,7 +63,8 @@ std::vector<Row> read_rows(const std::string& path) {
       rows.push_back(std::move(row));
     }
   });
-  if (!left_out.empty()) std::cerr << "math: left out, as the grader cannot read the reference:" << left_out << '\n';
+  if (!left_out.empty())
+    std::cerr << "math: left out, as the grader cannot read the reference:" << left_out << '\n';
   return rows;
 }
 
@@ -72,22 +75,29 @@ double place_of(const std::string& problem) { return unit_interval(mix_text(prob
 
 Row read_row(const std::string& line, const std::string& place) try {
   const json row = json::parse(line);
-  Row result{field(row, {"problem", "question"}), field(row, {"answer"}), field(row, {"solution"}),
-             field(row, {"subject", "type"}),     field(row, {"source"}), read_level(field(row, {"level"}))};
-  if (const size_t mark = result.answer.rfind("####"); mark != std::string::npos) {  // GSM8K's solution and answer
+  Row result{field(row, {"problem", "question"}),
+             field(row, {"answer"}),
+             field(row, {"solution"}),
+             field(row, {"subject", "type"}),
+             field(row, {"source"}),
+             read_level(field(row, {"level"}))};
+  if (const size_t mark = result.answer.rfind("####");
+      mark != std::string::npos) {  // GSM8K's solution and answer
     result.solution = result.answer;
     result.answer.erase(0, result.answer.find_first_not_of(' ', mark + 4));
   } else if (result.answer.empty()) {
     result.answer = extract_boxed(result.solution).value_or("");
   }
-  if (result.problem.empty() || (result.answer.empty() && result.solution.empty() && !row.contains("answer"))) {
+  if (result.problem.empty() ||
+      (result.answer.empty() && result.solution.empty() && !row.contains("answer"))) {
     throw std::invalid_argument("missing");
   }
   return result;
 } catch (const std::exception&) {
-  throw std::invalid_argument(place + ": found " + line.substr(0, 80) +
-                              ", want an object with the texts \"problem\" (or \"question\") and \"answer\" (or a "
-                              "\"solution\" with its \\boxed{} answer); \"level\", if given, as 3 or \"Level 3\"");
+  throw std::invalid_argument(
+      place + ": found " + line.substr(0, 80) +
+      ", want an object with the texts \"problem\" (or \"question\") and \"answer\" (or a "
+      "\"solution\" with its \\boxed{} answer); \"level\", if given, as 3 or \"Level 3\"");
 }
 
 Settings Math::settings() {
@@ -95,23 +105,31 @@ Settings Math::settings() {
   constexpr double kAny = Settings::kAny;
   Settings list;
   list.section("math")
-      .add("math-train-file", o.train_file, "JSON Lines of problems to train on; empty = a sample of 60 problems")
-      .add("math-test-file", o.test_file, "the same to test on; empty = a share of the training file")
+      .add("math-train-file", o.train_file,
+           "JSON Lines of problems to train on; empty = a sample of 60 problems")
+      .add("math-test-file", o.test_file,
+           "the same to test on; empty = a share of the training file")
       .add("math-test-share", o.test_share, 0, 1,
            "share of the training file kept for testing if there is no test file")
-      .add("math-level-min", o.level_min, 0, 5, "training problems: lowest level; 0 also takes those without a level")
+      .add("math-level-min", o.level_min, 0, 5,
+           "training problems: lowest level; 0 also takes those without a level")
       .add("math-level-max", o.level_max, 0, 5, "training problems: highest level")
       .add("math-subject", o.subject, "training problems: of this subject only; empty = of all")
-      .add("math-count", o.count, 0, 1'000'000'000, "training problems: so many, drawn by the seed; 0 = all")
+      .add("math-count", o.count, 0, 1'000'000'000,
+           "training problems: so many, drawn by the seed; 0 = all")
       .add("math-template", o.prompt_template, {"orz", "qwen", "plain", "short"},
-           "prompt: with tags for base models, the chat form of Qwen2.5-Math, words only, or the problem alone")
+           "prompt: with tags for base models, the chat form of Qwen2.5-Math, words only, or the "
+           "problem alone")
       .add("math-extract", o.extract, {"any", "tags", "number"},
-           "the answer: in <answer> or else the last box, in <answer> only, or the last number [GSM8K]")
-      .add("math-need-end", o.need_end, "an answer counts only if the model ended the response itself")
+           "the answer: in <answer> or else the last box, in <answer> only, or the last number "
+           "[GSM8K]")
+      .add("math-need-end", o.need_end,
+           "an answer counts only if the model ended the response itself")
       .add("math-right-score", o.right_score, -kAny, kAny, "reward of a right answer")
       .add("math-wrong-score", o.wrong_score, -kAny, kAny, "reward of a wrong answer")
       .add("math-none-score", o.none_score, -kAny, kAny, "reward of a response without an answer")
-      .add("math-format-score", o.format_score, -kAny, kAny, "added if the response has the form that was asked for");
+      .add("math-format-score", o.format_score, -kAny, kAny,
+           "added if the response has the form that was asked for");
   return list;
 }
 
@@ -122,21 +140,26 @@ void Math::prepare(uint64_t seed) {
   train = read_rows(o.train_file);
   test = o.test_file.empty() ? train : read_rows(o.test_file);
   std::set<std::string> tested;
-  if (o.test_file.empty()) std::erase_if(test, [&](const Row& row) { return place_of(row.problem) >= o.test_share; });
+  if (o.test_file.empty())
+    std::erase_if(test, [&](const Row& row) { return place_of(row.problem) >= o.test_share; });
   for (const Row& row : test) tested.insert(row.problem);
-  const size_t shared = std::erase_if(train, [&](const Row& row) { return tested.contains(row.problem); });
+  const size_t shared =
+      std::erase_if(train, [&](const Row& row) { return tested.contains(row.problem); });
   if (shared > 0 && !o.test_file.empty()) {
-    std::cerr << "math: left out " << shared << " training problems that stand in " << o.test_file << '\n';
+    std::cerr << "math: left out " << shared << " training problems that stand in " << o.test_file
+              << '\n';
   }
   std::erase_if(train, [&](const Row& row) {
-    return row.level < o.level_min || row.level > o.level_max || (!o.subject.empty() && row.subject != o.subject);
+    return row.level < o.level_min || row.level > o.level_max ||
+           (!o.subject.empty() && row.subject != o.subject);
   });
   if (train.empty()) {
     throw std::invalid_argument(
         "math: no training problem is left; see math-train-file, -level-min, -level-max, -subject");
   }
   std::vector<Row> drawn;
-  for (int64_t i = 0; i < std::min(o.count, std::ssize(train)); ++i) drawn.push_back(train_row(kCount, i));
+  for (int64_t i = 0; i < std::min(o.count, std::ssize(train)); ++i)
+    drawn.push_back(train_row(kCount, i));
   if (!drawn.empty()) train = drawn;
 }
 
@@ -148,9 +171,11 @@ const Row& Math::train_row(Sequence sequence, int64_t index) const {
 Problem Math::problem(Split split, int64_t index) const {
   const auto& test = rows_[static_cast<size_t>(Split::test)];
   if (split == Split::test && test.empty()) {
-    throw std::invalid_argument("math: there is no test problem, want a math-test-file or a larger math-test-share");
+    throw std::invalid_argument(
+        "math: there is no test problem, want a math-test-file or a larger math-test-share");
   }
-  const Row& row = split == Split::train ? train_row(kEpochs, index) : test[static_cast<size_t>(index) % test.size()];
+  const Row& row = split == Split::train ? train_row(kEpochs, index)
+                                         : test[static_cast<size_t>(index) % test.size()];
   Problem result{prompt(row.problem), row.answer};
   if (row.level > 0) result.tags.push_back("level " + std::to_string(row.level));
   for (const auto& tag : {row.subject, row.source}) {
@@ -159,25 +184,35 @@ Problem Math::problem(Split split, int64_t index) const {
   return result;
 }
 
-int64_t Math::size(Split split) const { return std::max<int64_t>(1, std::ssize(rows_[static_cast<size_t>(split)])); }
+int64_t Math::size(Split split) const {
+  return std::max<int64_t>(1, std::ssize(rows_[static_cast<size_t>(split)]));
+}
 
 std::string Math::prompt(const std::string& problem) const {
   switch (options.prompt_template) {
     case Template::orz:  // [ORZ], R1-Zero's text with the box spelled out
-      return "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The "
-             "Assistant first thinks about the reasoning process in the mind and then provides the User with the "
-             "answer. The reasoning process is enclosed within <think> </think> and answer is enclosed within <answer> "
-             "</answer> tags, respectively, i.e., <think> reasoning process here </think> <answer> answer here "
-             "</answer>. User: You must put your answer inside <answer> </answer> tags, i.e., <answer> answer here "
-             "</answer>. And your final answer will be extracted automatically by the \\boxed{} tag.\nThis is the "
+      return "A conversation between User and Assistant. The User asks a question, and the "
+             "Assistant solves it. The "
+             "Assistant first thinks about the reasoning process in the mind and then provides the "
+             "User with the "
+             "answer. The reasoning process is enclosed within <think> </think> and answer is "
+             "enclosed within <answer> "
+             "</answer> tags, respectively, i.e., <think> reasoning process here </think> <answer> "
+             "answer here "
+             "</answer>. User: You must put your answer inside <answer> </answer> tags, i.e., "
+             "<answer> answer here "
+             "</answer>. And your final answer will be extracted automatically by the \\boxed{} "
+             "tag.\nThis is the "
              "problem:\n" +
              problem + "\nAssistant: <think>";
     case Template::qwen:  // [Qwen2.5-Math, SimpleRL]
-      return "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+      return "<|im_start|>system\nPlease reason step by step, and put your final answer within "
+             "\\boxed{}.<|im_end|>\n"
              "<|im_start|>user\n" +
              problem + "<|im_end|>\n<|im_start|>assistant\n";
     case Template::plain:
-      return problem + "\nPlease reason step by step, and put your final answer within \\boxed{}.\n";
+      return problem +
+             "\nPlease reason step by step, and put your final answer within \\boxed{}.\n";
     case Template::short_form:
       break;
   }
@@ -190,7 +225,8 @@ std::optional<std::string_view> Math::extract(std::string_view response) const {
   return extract_answer(response);
 }
 
-/// With tags: "reasoning </think> <answer> ... </answer>", each tag once and nothing behind; without: a closed box.
+/// With tags: "reasoning </think> <answer> ... </answer>", each tag once and nothing behind;
+/// without: a closed box.
 bool Math::has_form(std::string_view response) const {
   if (options.prompt_template != Template::orz) return extract_boxed(response).has_value();
   size_t behind = 0;
@@ -207,10 +243,12 @@ Reward Math::grade(const Problem& problem, std::string_view response, bool finis
   const auto found = cut ? std::nullopt : extract(response);
   Reward reward;
   if (found) reward = grade_answer(problem, *found);
-  if (!found) reward.score = options.none_score, reward.reason = cut ? "the response was cut" : "no answer";
+  if (!found)
+    reward.score = options.none_score, reward.reason = cut ? "the response was cut" : "no answer";
   reward.formatted = has_form(response);
   if (reward.formatted) reward.score += options.format_score;
-  for (const std::string_view word : {"wait,", "Wait,", "recheck", "retry", "lternatively,", "owever,"}) {  // [ORZ]
+  for (const std::string_view word :
+       {"wait,", "Wait,", "recheck", "retry", "lternatively,", "owever,"}) {  // [ORZ]
     reward.reflected = reward.reflected || response.find(word) != std::string_view::npos;
   }
   return reward;

@@ -1,6 +1,6 @@
 #pragma once
-// Problems whose answer is a mathematical object, from JSON Lines files: MATH, GSM8K, AIME, or your own. Which answers
-// are the same is the grader's matter (grader.h).
+// Problems whose answer is a mathematical object, from JSON Lines files: MATH, GSM8K, AIME, or your
+// own. Which answers are the same is the grader's matter (grader.h).
 
 #include <array>
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tiny_zero/reward.h"
+#include "tiny_zero/task.h"
 
 namespace tiny_zero::math {
 
@@ -23,13 +23,15 @@ struct Row {
   int64_t level = 0;            // 1 (easy) to 5; 0 = unknown
 };
 
-/// @param line   {"problem", "answer" or "solution", "level", "subject", "source"}, or MATH's or GSM8K's own fields
+/// @param line   {"problem", "answer" or "solution", "level", "subject", "source"}, or MATH's or
+/// GSM8K's own fields
 /// @param place  file and line, for errors
 /// @throws std::invalid_argument with the place, what was found and what was wanted
 Row read_row(const std::string& line, const std::string& place);
 
 struct Options {
-  std::string train_file = {}, test_file = {};  // "" = the sample; no test file = a share of the training file
+  std::string train_file = {},
+              test_file = {};  // "" = the sample; no test file = a share of the training file
   double test_share = 0.25;
   int64_t level_min = 0, level_max = 5, count = 0;
   std::string subject = {};
@@ -44,10 +46,11 @@ class Math : public Task {
   Options options;  // set before prepare()
 
   Settings settings() override;
-  /// Loads the files. Rows whose reference the grader cannot read [T28], and training rows that stand in the test file,
-  /// are left out and named on standard error.
+  /// Loads the files. Rows whose reference the grader cannot read [T28], and training rows that
+  /// stand in the test file, are left out and named on standard error.
   void prepare(uint64_t seed) override;
-  /// Test rows in their order, training rows in a new order each epoch; tagged with level, subject and source.
+  /// Test rows in their order, training rows in a new order each epoch; tagged with level, subject
+  /// and source.
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
   Reward grade(const Problem& problem, std::string_view response, bool finished) const override;

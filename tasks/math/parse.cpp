@@ -1,4 +1,5 @@
-// LaTeX to tokens to a tree. Whatever is not understood throws Unreadable, which does not leave this file.
+// LaTeX to tokens to a tree. Whatever is not understood throws Unreadable, which does not leave
+// this file.
 #include <algorithm>
 #include <map>
 #include <sstream>
@@ -24,10 +25,23 @@ struct Unreadable {};
 /// function    sin, log, ...
 /// command     frac, sqrt, ...
 /// mark        operators, brackets, separators
-/// Of known names only, no tokens: layout is dropped, a fraction is one of two digits, a unit is dropped behind a
-/// value, a clock is a word there.
+/// Of known names only, no tokens: layout is dropped, a fraction is one of two digits, a unit is
+/// dropped behind a value, a clock is a word there.
 struct Token {
-  enum Type { end, number, letter, word, quoted, function, command, mark, layout, fraction, unit, clock };
+  enum Type {
+    end,
+    number,
+    letter,
+    word,
+    quoted,
+    function,
+    command,
+    mark,
+    layout,
+    fraction,
+    unit,
+    clock
+  };
   Type type = end;
   std::string text = {};
   int64_t scale = 0;
@@ -40,8 +54,10 @@ constexpr std::pair<Token::Type, std::string_view> kNames[] = {
      R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom \mathbb
       \overline \bar \dot=overline \vec \overrightarrow=vec \hat \widehat=hat \tilde \phantom
       \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text \mathrm=text \operatorname=text)"},
-    {Token::function, R"(\sin \cos \tan \sec \csc \cot \arcsin \arccos \arctan \log \ln \lg=log \exp)"},
-    {Token::letter, R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma γ=gamma
+    {Token::function,
+     R"(\sin \cos \tan \sec \csc \cot \arcsin \arccos \arctan \log \ln \lg=log \exp)"},
+    {Token::letter,
+     R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma γ=gamma
       \delta \epsilon \varepsilon=epsilon \zeta \eta \kappa \lambda λ=lambda \mu μ=mu \nu \xi \rho \sigma σ=sigma \tau
       \phi φ=phi \varphi=phi \chi \psi \omega ω=omega \Gamma \Delta Δ=Delta \Lambda \Sigma \Phi \Psi \Omega \ell
       \triangle \ldots \dots=ldots \cdots=ldots …=ldots)"},
@@ -54,13 +70,16 @@ constexpr std::pair<Token::Type, std::string_view> kNames[] = {
       \begin{matrix}=matrix \begin{pmatrix}=matrix \begin{bmatrix}=matrix \begin{Bmatrix}=matrix \begin{array}=array
       \end{matrix}=end \end{pmatrix}=end \end{bmatrix}=end \end{Bmatrix}=end \end{array}=end)"},
     {Token::fraction, "½=12 ⅓=13 ⅔=23 ¼=14 ¾=34 ⅕=15 ⅖=25 ⅗=35 ⅘=45 ⅙=16 ⅚=56 ⅛=18 ⅜=38 ⅝=58 ⅞=78"},
-    {Token::layout, R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad \qquad
+    {Token::layout,
+     R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad \qquad
       \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ . € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal \noindent)"},
     {Token::number,
-     "zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12 dozen=12 "
+     "zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 "
+     "twelve=12 dozen=12 "
      "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000"},
     {Token::clock, "am pm AM PM"},
-    {Token::unit, R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent unit square
+    {Token::unit,
+     R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent unit square
       cubic inch inche yard mile meter metre centimeter kilometer millimeter gram kilogram pound ounce ton liter litre
       gallon second minute hour day week month year acre degree radian dollar cent usd USD euro yen rupee yuan point way
       people time)"}};
@@ -72,9 +91,11 @@ const Token* find_name(std::string_view spelling) {
     for (const auto& [type, spellings] : kNames) {
       std::istringstream words{std::string(spellings)};
       for (std::string word; words >> word;) {
-        const size_t equals = word.find('=', 1) == std::string::npos ? word.size() : word.rfind('=');
+        const size_t equals =
+            word.find('=', 1) == std::string::npos ? word.size() : word.rfind('=');
         const bool command = word.size() > 1 && word[0] == '\\';
-        names[word.substr(0, equals)] = {type, word.substr(equals < word.size() ? equals + 1 : command)};
+        names[word.substr(0, equals)] = {type,
+                                         word.substr(equals < word.size() ? equals + 1 : command)};
       }
     }
     return names;
@@ -95,7 +116,8 @@ class Lexer {
  public:
   explicit Lexer(std::string_view text) : text_(text) {
     while (at_ < text_.size()) token();
-    while (!tokens.empty() && tokens.back().type == Token::mark && contains(" , newline ", tokens.back().text)) {
+    while (!tokens.empty() && tokens.back().type == Token::mark &&
+           contains(" , newline ", tokens.back().text)) {
       tokens.pop_back();
     }
     if (text_depth_ > 0 || tokens.empty()) throw Unreadable();
@@ -104,7 +126,9 @@ class Lexer {
   std::vector<Token> tokens;
 
  private:
-  char peek(size_t ahead = 0) const { return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0'; }
+  char peek(size_t ahead = 0) const {
+    return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
+  }
   bool starts_with(std::string_view start) const { return text_.substr(at_).starts_with(start); }
   std::string run_of(bool (*belongs)(char)) {
     const size_t start = at_;
@@ -116,7 +140,8 @@ class Lexer {
     const char c = peek();
     if (is_digit(c) || (c == '.' && is_digit(peek(1)))) return number();
     if (is_letter(c)) return word();
-    const bool in_text = text_depth_ > 0 && std::string_view("{}-/.").find(c) != std::string_view::npos &&
+    const bool in_text = text_depth_ > 0 &&
+                         std::string_view("{}-/.").find(c) != std::string_view::npos &&
                          !(c == '-' && is_digit(peek(1)));
     if (in_text) text_depth_ += (c == '{') - (c == '}');
     if (!in_text && !is_space(c)) return name();
@@ -145,7 +170,8 @@ class Lexer {
       ++at_;
     } else if (token.type == Token::command && token.text == "phantom") {  // an invisible sign
       at_ = std::min(peek() == '{' ? text_.find('}', at_) : at_ + 1, text_.size() - 1) + 1;
-    } else if (!token.is(",") || tokens.empty() || !tokens.back().is(",")) {  // "3, 5, and 7" has one before the 7
+    } else if (!token.is(",") || tokens.empty() ||
+               !tokens.back().is(",")) {  // "3, 5, and 7" has one before the 7
       depth_ += token.type == Token::mark && contains(" ( [ \\{ matrix array ", token.text);
       depth_ -= token.type == Token::mark && contains(" ) ] \\} end ", token.text);
       if (token.is("2") || token.is("3")) tokens.push_back({Token::mark, "^"});  // a raised digit
@@ -158,7 +184,8 @@ class Lexer {
     std::erase(name, '.');
     if (name == "and" || name == "or") return push({Token::mark, ","});
     const bool quoted = text_depth_ > 0 && name != "i" && name != "e";
-    if (quoted && !tokens.empty() && tokens.back().is("/")) tokens.pop_back();  // "\text{m}/\text{s}"
+    if (quoted && !tokens.empty() && tokens.back().is("/"))
+      tokens.pop_back();  // "\text{m}/\text{s}"
     const Token *command = find_name("\\" + name), *unit = find_name(name);
     if (!unit && name.back() == 's') unit = find_name(name.substr(0, name.size() - 1));
     const Token::Type known = unit ? unit->type : Token::end;
@@ -169,7 +196,8 @@ class Lexer {
     const bool clock = known == Token::clock && (quoted || name[0] < 'a');
     if (after_value() && clock) return push({Token::quoted, name});
     if (after_value() && (quoted || known == Token::unit)) return skip_unit_end();
-    const bool value = command && name.size() > 1 && (command->type <= Token::function || name == "sqrt");
+    const bool value =
+        command && name.size() > 1 && (command->type <= Token::function || name == "sqrt");
     if (value && (!quoted || command->type == Token::function)) return push(*command);
     push({quoted ? Token::quoted : name.size() == 1 ? Token::letter : Token::word, name});
   }
@@ -195,7 +223,8 @@ class Lexer {
   void number() {
     const bool in_list = at_ > 0 && text_[at_ - 1] == ',';
     Token token{Token::number, run_of(is_digit)};
-    const bool bare_comma = depth_ == 0 && !in_list && token.text[0] != '0', groups = token.text.size() <= 3;
+    const bool bare_comma = depth_ == 0 && !in_list && token.text[0] != '0',
+               groups = token.text.size() <= 3;
     while (groups && thousands(bare_comma)) token.text += run_of(is_digit);
     if (peek() == '.' && (is_digit(peek(1)) || peek(1) == '\\')) {  // 0.5, or 0.\overline{5}
       ++at_;
@@ -213,11 +242,12 @@ class Lexer {
     push(token);
   }
 
-  /// Moves past a separator if three digits, and not four, follow it. A bare comma separates thousands only outside of
-  /// brackets, in "1,234,567" but not in "1,2,100" or "0,100".
+  /// Moves past a separator if three digits, and not four, follow it. A bare comma separates
+  /// thousands only outside of brackets, in "1,234,567" but not in "1,2,100" or "0,100".
   bool thousands(bool bare_comma) {
     const size_t start = at_;
-    for (const std::string_view separator : {"{,}", " {,}", "\\!,", ",\\!", ", \\!", "\\,", "\\ ", "\\;", ","}) {
+    for (const std::string_view separator :
+         {"{,}", " {,}", "\\!,", ",\\!", ", \\!", "\\,", "\\ ", "\\;", ","}) {
       if (!starts_with(separator)) continue;
       at_ += separator.size();
       if (separator != ",") run_of(is_space);
@@ -237,10 +267,14 @@ class Lexer {
 
 // ---- Trees ----
 
-Node number_node(std::string digits, int64_t scale = 0) { return {Kind::number, std::move(digits), {}, scale}; }
+Node number_node(std::string digits, int64_t scale = 0) {
+  return {Kind::number, std::move(digits), {}, scale};
+}
 Node symbol(std::string name) { return {Kind::symbol, std::move(name)}; }
 Node call(std::string name, Node x) { return {Kind::call, std::move(name), {std::move(x)}}; }
-Node power_node(Node base, Node exponent) { return {Kind::power, "", {std::move(base), std::move(exponent)}}; }
+Node power_node(Node base, Node exponent) {
+  return {Kind::power, "", {std::move(base), std::move(exponent)}};
+}
 Node inverse(Node node) { return power_node(std::move(node), number_node("-1")); }
 Node quotient(Node a, Node b) { return {Kind::product, "", {std::move(a), inverse(std::move(b))}}; }
 
@@ -251,7 +285,8 @@ Node collapse(Kind kind, std::vector<Node> args, std::string name = {}) {
 
 /// factor * node, written into the entries of a matrix.
 Node scaled(const Node& factor, Node node) {
-  if (node.name != "matrix" && node.name != "row") return {Kind::product, "", {factor, std::move(node)}};
+  if (node.name != "matrix" && node.name != "row")
+    return {Kind::product, "", {factor, std::move(node)}};
   for (Node& arg : node.args) arg = scaled(factor, std::move(arg));
   return node;
 }
@@ -262,7 +297,8 @@ bool is_integer(const Node& node) { return node.kind == Kind::number && node.sca
 
 /// Whether it is a fraction of two integers below 1, as in a mixed number.
 bool is_proper(const Node& node) {
-  if (node.kind != Kind::product || node.args.size() != 2 || node.args[1].kind != Kind::power) return false;
+  if (node.kind != Kind::product || node.args.size() != 2 || node.args[1].kind != Kind::power)
+    return false;
   const Node &top = node.args[0], &bottom = node.args[1].args[0];
   const auto order = [](const Node& n) { return std::pair(n.name.size(), n.name); };
   return is_integer(top) && is_integer(bottom) && order(top) < order(bottom);
@@ -272,7 +308,8 @@ bool is_proper(const Node& node) {
 Node all_but(Node x) {
   return {Kind::tuple,
           "U",
-          {{Kind::tuple, "()", {negated(symbol("infty")), x}}, {Kind::tuple, "()", {x, symbol("infty")}}}};
+          {{Kind::tuple, "()", {negated(symbol("infty")), x}},
+           {Kind::tuple, "()", {x, symbol("infty")}}}};
 }
 
 /// Turns > into <, a = b = c into a = c, and x != a into x \in (-infinity, a) U (a, infinity).
@@ -313,8 +350,12 @@ class Parser {
     at_ += token.type != Token::end;
     return token;
   }
-  bool is_mark(std::string_view marks) { return peek().type == Token::mark && contains(marks, peek().text); }
-  bool is_command(std::string_view name) { return peek().type == Token::command && peek().text == name; }
+  bool is_mark(std::string_view marks) {
+    return peek().type == Token::mark && contains(marks, peek().text);
+  }
+  bool is_command(std::string_view name) {
+    return peek().type == Token::command && peek().text == name;
+  }
   bool take(std::string_view mark) {
     const bool found = peek().is(mark);
     at_ += found;
@@ -347,8 +388,9 @@ class Parser {
   Node ratio() { return chain(Kind::tuple, " : ", &Parser::join); }
   Node join() {
     Node node = chain(Kind::tuple, " U N \\ ", &Parser::operand);
-    const bool one_less = node.name == "\\" && node.args[0].name == "()" && node.args[0].args[1].name == "infty" &&
-                          node.args[1].kind == Kind::set && node.args[1].args.size() == 1;
+    const bool one_less = node.name == "\\" && node.args[0].name == "()" &&
+                          node.args[0].args[1].name == "infty" && node.args[1].kind == Kind::set &&
+                          node.args[1].args.size() == 1;
     return one_less ? all_but(node.args[1].args[0]) : node;  // \mathbb{R} \setminus \{2\}
   }
 
@@ -364,9 +406,11 @@ class Parser {
       }
       has[peek().type] = true;
     }
-    if ((has[Token::quoted] || (has[Token::word] && !has[Token::number])) && take("_")) letters += "_" + subscript();
+    if ((has[Token::quoted] || (has[Token::word] && !has[Token::number])) && take("_"))
+      letters += "_" + subscript();
     const size_t end = at_;
-    const bool ends = peek().type == Token::end || is_mark(" , = < > l g ! e ~ : U N \\ & ) ] } \\} newline end ");
+    const bool ends = peek().type == Token::end ||
+                      is_mark(" , = < > l g ! e ~ : U N \\ & ) ] } \\} newline end ");
     const bool words = has[Token::word] && !has[Token::number] && ends;
     at_ = start;
     if (!has[Token::quoted] && !words) return sum();
@@ -390,12 +434,15 @@ class Parser {
     Node node = (this->*part)();
     if (std::count(signs.begin(), signs.end(), '-') % 2 == 1) node = negated(std::move(node));
     const size_t either = signs.find_first_of("pm");
-    return either == std::string::npos ? node : scaled(symbol(signs[either] + std::string("m")), std::move(node));
+    return either == std::string::npos
+               ? node
+               : scaled(symbol(signs[either] + std::string("m")), std::move(node));
   }
 
   bool starts_factor() {
     if (peek().is("|")) return !in_bars_;
-    if (peek().type == Token::mark) return is_mark(" ( [ { \\{ lfloor lceil matrix array deg emptyset ");
+    if (peek().type == Token::mark)
+      return is_mark(" ( [ { \\{ lfloor lceil matrix array deg emptyset ");
     return peek().type != Token::end && peek().type != Token::quoted;
   }
 
@@ -407,15 +454,19 @@ class Parser {
       at_ += !implicit;
       Node factor = implicit ? power() : with_sign(&Parser::power);
       if (numbers) factor = take("/") ? quotient(std::move(factor), power()) : fail();
-      if ((frac || numbers) && is_integer(factors.back()) && is_proper(factor)) {  // 1\frac{4}{5}, 1 4/5
+      if ((frac || numbers) && is_integer(factors.back()) &&
+          is_proper(factor)) {  // 1\frac{4}{5}, 1 4/5
         factors.back() = {Kind::sum, "", {factors.back(), std::move(factor)}};
       } else {
-        factors.push_back(numbers ? fail() : divides ? inverse(std::move(factor)) : std::move(factor));
+        factors.push_back(numbers   ? fail()
+                          : divides ? inverse(std::move(factor))
+                                    : std::move(factor));
       }
     }
     Node last = std::move(factors.back());
     factors.pop_back();
-    return factors.empty() ? last : scaled(collapse(Kind::product, std::move(factors)), std::move(last));
+    return factors.empty() ? last
+                           : scaled(collapse(Kind::product, std::move(factors)), std::move(last));
   }
 
   Node power() {
@@ -425,13 +476,16 @@ class Parser {
         base = call("factorial", std::move(base));
       } else {
         Node exponent = nested(&Parser::exponent);
-        base = {exponent.name == "deg" ? Kind::product : Kind::power, "", {std::move(base), std::move(exponent)}};
+        base = {exponent.name == "deg" ? Kind::product : Kind::power,
+                "",
+                {std::move(base), std::move(exponent)}};
       }
     }
     return base;
   }
 
-  /// What follows a ^: a group or one signed power, so that a^b^c is a^(b^c). "2^10" means what it says, not 2^1 0.
+  /// What follows a ^: a group or one signed power, so that a^b^c is a^(b^c). "2^10" means what it
+  /// says, not 2^1 0.
   Node exponent() { return peek().is("{") ? group() : with_sign(&Parser::power); }
   Node group() { return take("{") ? expect("}", sum()) : fail(); }
 
@@ -451,13 +505,16 @@ class Parser {
 
   Node number() {
     const Token token = next();
-    if (take("_")) return symbol(token.text + "_" + subscript());  // 12_3 is no other number than 12_3
+    if (take("_"))
+      return symbol(token.text + "_" + subscript());  // 12_3 is no other number than 12_3
     Node node = number_node(token.text, token.scale);
     if (!is_command("overline") && !is_command("bar")) return node;  // 0.1\overline{6}
     ++at_;
     const std::string tail = subscript(), nines(tail.size(), '9');
     if (!std::all_of(tail.begin(), tail.end(), is_digit)) fail();
-    return {Kind::sum, "", {std::move(node), quotient(number_node(tail, token.scale), number_node(nines))}};
+    return {Kind::sum,
+            "",
+            {std::move(node), quotient(number_node(tail, token.scale), number_node(nines))}};
   }
 
   Node letter() {
@@ -465,7 +522,8 @@ class Parser {
     const bool may_call = name == "f" || name == "g" || name == "h";
     while (take("'")) name += '\'';
     if (take("_")) name += "_" + subscript();
-    return may_call && take("(") ? call("unknown " + name, expect(")", list())) : symbol(std::move(name));
+    return may_call && take("(") ? call("unknown " + name, expect(")", list()))
+                                 : symbol(std::move(name));
   }
 
   /// The text of a token or of a group.
@@ -480,7 +538,8 @@ class Parser {
   /// One argument of \frac and its like: a group, or one digit or atom.
   Node argument() {
     if (peek().is("{")) return group();
-    if (peek().type != Token::number || peek().text.size() == 1 || peek().scale != 0) return nested(&Parser::atom);
+    if (peek().type != Token::number || peek().text.size() == 1 || peek().scale != 0)
+      return nested(&Parser::atom);
     Node digit = number_node(peek().text.substr(0, 1));
     peek().text.erase(0, 1);
     return digit;
@@ -498,22 +557,26 @@ class Parser {
       return power_node(nested(&Parser::atom), inverse(std::move(index)));
     }
     const std::string what = subscript();
-    return name == "mathbb" && what == "R" ? real_line() : symbol(name + " " + what);  // \vec{v}, \overline{AB}
+    return name == "mathbb" && what == "R" ? real_line()
+                                           : symbol(name + " " + what);  // \vec{v}, \overline{AB}
   }
 
-  /// \sin^2 x, \log_2 (x): without brackets the argument is a product up to the next function, as in \sin 5x \cos x.
+  /// \sin^2 x, \log_2 (x): without brackets the argument is a product up to the next function, as
+  /// in \sin 5x \cos x.
   Node function() {
     const std::string name = next().text;
     Node base = take("_") ? argument() : number_node("10");
     Node exponent = take("^") ? nested(&Parser::exponent) : number_node("1");
-    const bool was_in_angle = std::exchange(in_angle_, name.size() == 3 && name != "exp" && name != "log");
+    const bool was_in_angle =
+        std::exchange(in_angle_, name.size() == 3 && name != "exp" && name != "log");
     const bool bracketed = is_mark(" ( { ");
     std::vector<Node> factors{bracketed ? nested(&Parser::atom) : power()};
-    while (!bracketed && starts_factor() && peek().type != Token::function) factors.push_back(power());
+    while (!bracketed && starts_factor() && peek().type != Token::function)
+      factors.push_back(power());
     in_angle_ = was_in_angle;
     Node x = collapse(Kind::product, std::move(factors));
-    const bool inverted =
-        exponent.kind == Kind::product && exponent.args[0].name == "-1" && exponent.args[1].name == "1";
+    const bool inverted = exponent.kind == Kind::product && exponent.args[0].name == "-1" &&
+                          exponent.args[1].name == "1";
     if (inverted) return call("arc" + name, std::move(x));
     Node value = call(name, x);
     if (name == "exp") value = power_node(symbol("e"), std::move(x));
@@ -521,13 +584,15 @@ class Parser {
     return exponent.name == "1" ? value : power_node(std::move(value), std::move(exponent));
   }
 
-  /// Round and square brackets and braces group one thing, or list several; \{ \} is always a set, but for what follows
-  /// a \mid, which describes it.
+  /// Round and square brackets and braces group one thing, or list several; \{ \} is always a set,
+  /// but for what follows a \mid, which describes it.
   Node bracket() {
     const std::string open = next().text;
     if (open == "emptyset" || (open == "\\{" && take("\\}"))) return {Kind::set, "{}"};
     if (open == "deg")
-      return {Kind::product, open, {in_angle_ ? quotient(symbol("pi"), number_node("180")) : number_node("1")}};
+      return {Kind::product,
+              open,
+              {in_angle_ ? quotient(symbol("pi"), number_node("180")) : number_node("1")}};
     if (open == "matrix" || open == "array") return matrix(open);
     if (open == "|") {
       in_bars_ = true;
@@ -535,15 +600,18 @@ class Parser {
       in_bars_ = false;
       return call("abs", expect(open, std::move(inside)));
     }
-    if (open == "lfloor" || open == "lceil") return call(open.substr(1), expect("r" + open.substr(1), sum()));
+    if (open == "lfloor" || open == "lceil")
+      return call(open.substr(1), expect("r" + open.substr(1), sum()));
     if (!contains(" ( [ { \\{ ", open)) return fail();
-    const bool named = open == "\\{" && peek().type == Token::letter && (peek(1).is(":") || peek(1).is("|"));
+    const bool named =
+        open == "\\{" && peek().type == Token::letter && (peek(1).is(":") || peek(1).is("|"));
     if (named) next(), next();  // "x :", "x |"
     Node node = list();
     const bool mid = !named && open == "\\{" && take("mid"), described = named || mid;
     if (mid) node = relation();
     const std::string close = next().text;
-    const bool round = open == "(" || open == "[", listed = node.kind == Kind::set && node.name[0] == ',';
+    const bool round = open == "(" || open == "[",
+               listed = node.kind == Kind::set && node.name[0] == ',';
     if (round ? close != ")" && close != "]" : close != (open == "{" ? "}" : "\\}")) fail();
     if (round && listed) return {Kind::tuple, open + close, std::move(node.args)};
     if (round && (open == "(") != (close == ")")) fail();
@@ -579,8 +647,9 @@ std::optional<Node> parse_answer(std::string_view text) try {
 }
 
 bool has_variable(const Node& node) {
-  return any_node(node,
-                  [](const Node& n) { return n.kind == Kind::symbol && !contains(" i e pi infty pm mp ", n.name); });
+  return any_node(node, [](const Node& n) {
+    return n.kind == Kind::symbol && !contains(" i e pi infty pm mp ", n.name);
+  });
 }
 
 }  // namespace tiny_zero::math

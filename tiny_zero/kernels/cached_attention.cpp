@@ -1,4 +1,5 @@
-// Attention of one new token per row over that row's cached keys and values: the heart of sampling, bound by memory.
+// Attention of one new token per row over that row's cached keys and values: the heart of sampling,
+// bound by memory.
 
 #include <ATen/Parallel.h>
 #include <sys/mman.h>
@@ -21,18 +22,22 @@ bool fused(const torch::Device& device, torch::Dtype type, int64_t head_dim) {
   return device.is_cpu() && type == torch::kFloat32 && head_dim % kLanes == 0;
 }
 
-/// Sampling jumps through the whole cache at every token: 2 MiB pages spare it most address translations.
+/// Sampling jumps through the whole cache at every token: 2 MiB pages spare it most address
+/// translations.
 void ask_for_huge_pages(const Tensor& tensor) {
   constexpr uintptr_t kPage = 4096;
   const auto begin = (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.nbytes()) / kPage * kPage;
+  const auto end =
+      (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.nbytes()) / kPage * kPage;
   if (begin < end)
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing costs nothing
+    madvise(reinterpret_cast<void*>(begin), end - begin,
+            MADV_HUGEPAGE);  // a hint: failing costs nothing
 }
 
 /// Asks for `size` floats to come into the second-level cache.
 void prefetch(const float* from, int64_t size) {
-  for (int64_t i = 0; i < size; i += kLanes) __builtin_prefetch(from + i, /*write=*/0, /*locality=*/2);
+  for (int64_t i = 0; i < size; i += kLanes)
+    __builtin_prefetch(from + i, /*write=*/0, /*locality=*/2);
 }
 
 /// scores[t] = query . key_t for t in [0, length), sixteen positions of a block side by side.
@@ -51,21 +56,25 @@ float exponentiate(float* scores, int64_t length) {
   const int64_t padded = (length + kLanes - 1) / kLanes * kLanes;
   std::fill(scores + length, scores + padded, -INFINITY);
   f32x16 largest = vec::load(scores), sums{};
-  for (int64_t t = kLanes; t < padded; t += kLanes) largest = vec::max(largest, vec::load(scores + t));
+  for (int64_t t = kLanes; t < padded; t += kLanes)
+    largest = vec::max(largest, vec::load(scores + t));
   const float top = vec::max(largest);
-  for (int64_t t = 0; t < padded; t += kLanes) vec::store(scores + t, vec::exp(vec::load(scores + t) - top));
+  for (int64_t t = 0; t < padded; t += kLanes)
+    vec::store(scores + t, vec::exp(vec::load(scores + t) - top));
   std::fill(scores + length, scores + padded, 0.0F);
   for (int64_t t = 0; t < padded; t += kLanes) sums += vec::load(scores + t);
   return vec::sum(sums);
 }
 
 /// out = sum_t weights[t] values[t] / total.
-void mix_values(const float* weights, const float* values, int64_t length, int64_t dim, float total, float* out) {
+void mix_values(const float* weights, const float* values, int64_t length, int64_t dim, float total,
+                float* out) {
   for (int64_t d = 0; d < dim; d += kLanes) {
     f32x16 sums[4] = {};
     int64_t t = 0;
     for (; t + 4 <= length; t += 4) {
-      for (int64_t c = 0; c < 4; ++c) sums[c] += weights[t + c] * vec::load(values + (t + c) * dim + d);
+      for (int64_t c = 0; c < 4; ++c)
+        sums[c] += weights[t + c] * vec::load(values + (t + c) * dim + d);
     }
     for (; t < length; ++t) sums[0] += weights[t] * vec::load(values + t * dim + d);
     vec::store(out + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) / total);
@@ -74,9 +83,12 @@ void mix_values(const float* weights, const float* values, int64_t length, int64
 
 }  // namespace
 
-KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape, const torch::TensorOptions& options) {
-  const bool blocked = fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
-  const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes, block = blocked ? kLanes : padded;
+KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
+                 const torch::TensorOptions& options) {
+  const bool blocked =
+      fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
+  const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes,
+                block = blocked ? kLanes : padded;
   // Zeros, not garbage: the twin below multiplies masked keys by zero weights, and 0 * nan is nan.
   keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
   values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
@@ -86,19 +98,23 @@ KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape, co
   }
 }
 
-void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                       const Tensor& rows, const Tensor& positions) {
+void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope,
+                       const AttentionShape& shape, const Tensor& rows, const Tensor& positions) {
   const Tensor heads = qkv.view({qkv.size(0), -1, shape.head_dim});
-  const Tensor keys = apply_rope(heads.narrow(1, shape.num_heads, shape.num_kv_heads), rope, positions);
+  const Tensor keys =
+      apply_rope(heads.narrow(1, shape.num_heads, shape.num_kv_heads), rope, positions);
   const int64_t block = cache.keys.size(4);
-  const Tensor block_index = torch::div(positions, block, "floor"), lane = positions.remainder(block);
+  const Tensor block_index = torch::div(positions, block, "floor"),
+               lane = positions.remainder(block);
   cache.keys.index_put_({rows, Slice(), block_index, Slice(), lane}, keys);
-  cache.values.index_put_({rows, Slice(), positions},
-                          heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads));
+  cache.values.index_put_(
+      {rows, Slice(), positions},
+      heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads));
 }
 
-Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                        const Tensor& rows, const Tensor& positions, int64_t length) {
+Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
+                        const AttentionShape& shape, const Tensor& rows, const Tensor& positions,
+                        int64_t length) {
   TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width() && qkv.is_contiguous(),
               "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
   TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0),
@@ -106,10 +122,12 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
   if (!fused(qkv.device(), qkv.scalar_type(), shape.head_dim)) {
     return cached_attention_reference(cache, qkv, rope, shape, rows, positions, length);
   }
-  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, capacity = cache.capacity();
+  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads,
+                capacity = cache.capacity();
   const int64_t heads_per_kv = shape.num_heads / kv_heads, width = shape.qkv_width();
   Tensor output = torch::empty({batch, shape.num_heads * dim}, qkv.options());
-  const float *from = qkv.data_ptr<float>(), *cos = rope.cos.data_ptr<float>(), *sin = rope.sin.data_ptr<float>();
+  const float *from = qkv.data_ptr<float>(), *cos = rope.cos.data_ptr<float>(),
+              *sin = rope.sin.data_ptr<float>();
   const int64_t *row_of = rows.data_ptr<int64_t>(), *position_of = positions.data_ptr<int64_t>();
   float *all_keys = cache.keys.data_ptr<float>(), *all_values = cache.values.data_ptr<float>();
   float* to = output.data_ptr<float>();
@@ -122,45 +140,57 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope, con
       const float* token = from + b * width;
       float* keys = all_keys + (row_of[b] * kv_heads + kv_head) * capacity * dim;
       float* values = all_values + (row_of[b] * kv_heads + kv_head) * capacity * dim;
-      if (item + 1 < end) {  // each item reads memory that nobody has read since the last step: fetch it one item ahead
+      if (item + 1 < end) {  // each item reads memory that nobody has read since the last step:
+                             // fetch it one item ahead
         const int64_t next = row_of[(item + 1) / kv_heads] * kv_heads + (item + 1) % kv_heads;
         const int64_t size = (position_of[(item + 1) / kv_heads] + kLanes) / kLanes * kLanes * dim;
         prefetch(all_keys + next * capacity * dim, size);
         prefetch(all_values + next * capacity * dim, size);
       }
-      rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F, rotated.data());
+      rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F,
+             rotated.data());
       float* key = keys + position / kLanes * dim * kLanes + position % kLanes;
       for (int64_t d = 0; d < dim; ++d) key[d * kLanes] = rotated[d];
-      std::copy_n(token + (shape.num_heads + kv_heads + kv_head) * dim, dim, values + position * dim);
+      std::copy_n(token + (shape.num_heads + kv_heads + kv_head) * dim, dim,
+                  values + position * dim);
       for (int64_t head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; ++head) {
         rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
         score_keys(rotated.data(), keys, position + 1, dim, scores.data());
         const float total = exponentiate(scores.data(), position + 1);
-        mix_values(scores.data(), values, position + 1, dim, total, to + (b * shape.num_heads + head) * dim);
+        mix_values(scores.data(), values, position + 1, dim, total,
+                   to + (b * shape.num_heads + head) * dim);
       }
     }
   });
   return output;
 }
 
-Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                                  const Tensor& rows, const Tensor& positions, int64_t length) {
+Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope,
+                                  const AttentionShape& shape, const Tensor& rows,
+                                  const Tensor& positions, int64_t length) {
   store_keys_values(cache, qkv, rope, shape, rows, positions);
-  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads, block = cache.keys.size(4);
+  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads,
+                block = cache.keys.size(4);
   const int64_t blocks = (length + block - 1) / block, padded = blocks * block;
   const auto chosen = [&](const Tensor& part) {  // no copy while every row still grows
     return rows.size(0) == part.size(0) ? part : part.index_select(0, rows);
   };
   const Tensor heads = qkv.view({batch, -1, dim});
-  const Tensor query =
-      apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions).view({batch, kv_heads, -1, dim});
-  const Tensor keys = chosen(cache.keys.narrow(2, 0, blocks)).transpose(2, 3);  // (B, K, D, blocks, block)
+  const Tensor query = apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions)
+                           .view({batch, kv_heads, -1, dim});
+  const Tensor keys =
+      chosen(cache.keys.narrow(2, 0, blocks)).transpose(2, 3);  // (B, K, D, blocks, block)
   const Tensor values = chosen(cache.values.narrow(2, 0, padded));
-  const Tensor scores = torch::matmul(query, keys.reshape({batch, kv_heads, dim, padded})).to(torch::kFloat32);
-  const Tensor hidden = torch::arange(padded, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, padded)
-  const Tensor weights = torch::softmax(
-      (scores / std::sqrt(static_cast<double>(dim))).masked_fill(hidden.view({batch, 1, 1, padded}), -INFINITY), -1);
-  return torch::matmul(weights.to(values.scalar_type()), values).view({batch, shape.num_heads * dim});
+  const Tensor scores =
+      torch::matmul(query, keys.reshape({batch, kv_heads, dim, padded})).to(torch::kFloat32);
+  const Tensor hidden =
+      torch::arange(padded, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, padded)
+  const Tensor weights =
+      torch::softmax((scores / std::sqrt(static_cast<double>(dim)))
+                         .masked_fill(hidden.view({batch, 1, 1, padded}), -INFINITY),
+                     -1);
+  return torch::matmul(weights.to(values.scalar_type()), values)
+      .view({batch, shape.num_heads * dim});
 }
 
 }  // namespace tiny_zero

@@ -14,15 +14,17 @@ using torch::autograd::tensor_list;
 using vec::f32x16;
 using vec::kLanes;
 
-constexpr int64_t kGrainRows = 64;    // rows that are worth a thread
-constexpr int64_t kWeightChunks = 8;  // partial sums of a weight gradient: fixed, so its bytes do not depend on threads
+constexpr int64_t kGrainRows = 64;  // rows that are worth a thread
+constexpr int64_t kWeightChunks =
+    8;  // partial sums of a weight gradient: fixed, so its bytes do not depend on threads
 
 bool fused(const Tensor& x, int64_t width) {
   return x.is_cpu() && x.scalar_type() == torch::kFloat32 && width % kLanes == 0;
 }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight, double eps) {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
+                        double eps) {
     const Tensor x = input.contiguous();
     const int64_t rows = x.size(0), width = x.size(1);
     Tensor y = torch::empty_like(x), inverse_rms = torch::empty({rows}, x.options());
@@ -32,8 +34,10 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       for (int64_t i = begin; i < end; ++i) {
         const float* row = from + i * width;
         f32x16 squares{};
-        for (int64_t j = 0; j < width; j += kLanes) squares += vec::load(row + j) * vec::load(row + j);
-        inverse[i] = 1.0F / std::sqrt(vec::sum(squares) / static_cast<float>(width) + static_cast<float>(eps));
+        for (int64_t j = 0; j < width; j += kLanes)
+          squares += vec::load(row + j) * vec::load(row + j);
+        inverse[i] = 1.0F / std::sqrt(vec::sum(squares) / static_cast<float>(width) +
+                                      static_cast<float>(eps));
         for (int64_t j = 0; j < width; j += kLanes) {
           vec::store(to + i * width + j, vec::load(row + j) * inverse[i] * vec::load(scale + j));
         }
@@ -49,7 +53,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const Tensor x = saved[0], weight = saved[1], dy = grads[0].contiguous();
     const int64_t rows = x.size(0), width = x.size(1);
     Tensor dx = torch::empty_like(x), partial = torch::zeros({kWeightChunks, width}, x.options());
-    const float *from = x.data_ptr<float>(), *scale = weight.data_ptr<float>(), *upstream = dy.data_ptr<float>();
+    const float *from = x.data_ptr<float>(), *scale = weight.data_ptr<float>(),
+                *upstream = dy.data_ptr<float>();
     const float* inverse = saved[2].data_ptr<float>();
     float *to = dx.data_ptr<float>(), *sums = partial.data_ptr<float>();
     const int64_t chunk_rows = (rows + kWeightChunks - 1) / kWeightChunks;
@@ -66,7 +71,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
         const float mean = vec::sum(dot) / static_cast<float>(width);
         for (int64_t j = 0; j < width; j += kLanes) {
           const f32x16 normed = vec::load(row + j) * inverse[i];
-          vec::store(to + i * width + j, (vec::load(g + j) * vec::load(scale + j) - normed * mean) * inverse[i]);
+          vec::store(to + i * width + j,
+                     (vec::load(g + j) * vec::load(scale + j) - normed * mean) * inverse[i]);
         }
       }
     });
@@ -84,7 +90,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
     at::parallel_for(0, rows, kGrainRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t j = 0; j < width; j += kLanes) {
-          const f32x16 gate = vec::load(from + 2 * i * width + j), up = vec::load(from + (2 * i + 1) * width + j);
+          const f32x16 gate = vec::load(from + 2 * i * width + j),
+                       up = vec::load(from + (2 * i + 1) * width + j);
           vec::store(to + i * width + j, gate / (1.0F + vec::exp(-gate)) * up);
         }
       }
@@ -104,7 +111,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t gate_at = 2 * i * width, up_at = gate_at + width;
         for (int64_t j = 0; j < width; j += kLanes) {
-          const f32x16 gate = vec::load(from + gate_at + j), g = vec::load(upstream + i * width + j);
+          const f32x16 gate = vec::load(from + gate_at + j),
+                       g = vec::load(upstream + i * width + j);
           const f32x16 sigmoid = 1.0F / (1.0F + vec::exp(-gate));
           const f32x16 slope = sigmoid * (1.0F + gate * (1.0F - sigmoid));
           vec::store(to + gate_at + j, g * vec::load(from + up_at + j) * slope);
@@ -119,8 +127,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && x.size(1) == weight.size(0), "rms_norm: want (N, d) and (d,), got ",
-              x.sizes(), " and ", weight.sizes());
+  TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && x.size(1) == weight.size(0),
+              "rms_norm: want (N, d) and (d,), got ", x.sizes(), " and ", weight.sizes());
   return fused(x, x.size(1)) ? RmsNorm::apply(x, weight, eps) : rms_norm_reference(x, weight, eps);
 }
 
@@ -131,7 +139,8 @@ Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
 }
 
 Tensor swiglu(const Tensor& gate_up) {
-  TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu: want (N, 2f), got ", gate_up.sizes());
+  TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu: want (N, 2f), got ",
+              gate_up.sizes());
   return fused(gate_up, gate_up.size(1) / 2) ? SwiGlu::apply(gate_up) : swiglu_reference(gate_up);
 }
 

@@ -1,9 +1,10 @@
 #pragma once
-// The model's fused operations. Each is an ordinary differentiable function with a plain LibTorch twin `..._reference`
-// that it must equal; float32 tensors on the CPU take the fused code, everything else the twin.
+// The model's fused operations. Each is an ordinary differentiable function with a plain LibTorch
+// twin `..._reference` that it must equal; float32 tensors on the CPU take the fused code,
+// everything else the twin.
 //
-// Sequences are packed: the tokens of a batch lie one after another in one (N, ...) tensor, without padding, and
-// `starts` (S + 1 offsets) says where each sequence begins.
+// Sequences are packed: the tokens of a batch lie one after another in one (N, ...) tensor, without
+// padding, and `starts` (S + 1 offsets) says where each sequence begins.
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>  // torch/torch.h takes four times as long to compile
@@ -16,10 +17,13 @@ struct AttentionShape {
   int64_t num_heads;     // H
   int64_t num_kv_heads;  // K; H / K query heads share a key and value head
   int64_t head_dim;      // D, a multiple of 16 for the fused code
-  int64_t qkv_width() const { return (num_heads + 2 * num_kv_heads) * head_dim; }  // columns: q heads, k heads, v heads
+  int64_t qkv_width() const {
+    return (num_heads + 2 * num_kv_heads) * head_dim;
+  }  // columns: q heads, k heads, v heads
 };
 
-/// cos and sin of the rotary angles, (positions, D / 2) float32 each.   [RoFormer; Qwen2.5 pairs i with i + D / 2]
+/// cos and sin of the rotary angles, (positions, D / 2) float32 each.   [RoFormer; Qwen2.5 pairs i
+/// with i + D / 2]
 struct Rope {
   torch::Tensor cos, sin;
 };
@@ -33,66 +37,82 @@ torch::Tensor rms_norm_reference(const torch::Tensor& x, const torch::Tensor& we
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_reference(const torch::Tensor& gate_up);
 
-/// Causal self-attention within each packed sequence; queries and keys are rotated here, positions count from 0.
-/// Scores are scaled by 1 / sqrt(D). Nothing of size T x T is kept for the backward pass.
-/// @param qkv (N, (H + 2K) D)   @param starts S + 1 increasing offsets from 0 to N   @return (N, H D)
-torch::Tensor packed_attention(const torch::Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
-                               const AttentionShape& shape);
-torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
+/// Causal self-attention within each packed sequence; queries and keys are rotated here, positions
+/// count from 0. Scores are scaled by 1 / sqrt(D). Nothing of size T x T is kept for the backward
+/// pass.
+/// @param qkv (N, (H + 2K) D)   @param starts S + 1 increasing offsets from 0 to N   @return (N, H
+/// D)
+torch::Tensor packed_attention(const torch::Tensor& qkv, const Rope& rope,
+                               const std::vector<int64_t>& starts, const AttentionShape& shape);
+torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope,
+                                         const std::vector<int64_t>& starts,
                                          const AttentionShape& shape);
 
 /// Keys and values of one layer for `rows` sequences that are being sampled.
-/// Keys lie in blocks of positions, transposed within a block, so that sixteen scores are computed side by side; the
-/// plain layout (D, capacity) is the same with one block.
+/// Keys lie in blocks of positions, transposed within a block, so that sixteen scores are computed
+/// side by side; the plain layout (D, capacity) is the same with one block.
 struct KvCache {
   torch::Tensor keys;    // (rows, K, capacity / block, D, block), rotated
   torch::Tensor values;  // (rows, K, capacity, D)
   KvCache() = default;
-  KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape, const torch::TensorOptions& options);
+  KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
+          const torch::TensorOptions& options);
   int64_t capacity() const { return values.size(2); }
 };
 
 /// Writes the keys and values of tokens into the cache.
-/// @param qkv (N, (H + 2K) D) before rotation   @param rows, positions  (N,) int64: where each token goes
-void store_keys_values(KvCache& cache, const torch::Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                       const torch::Tensor& rows, const torch::Tensor& positions);
+/// @param qkv (N, (H + 2K) D) before rotation   @param rows, positions  (N,) int64: where each
+/// token goes
+void store_keys_values(KvCache& cache, const torch::Tensor& qkv, const Rope& rope,
+                       const AttentionShape& shape, const torch::Tensor& rows,
+                       const torch::Tensor& positions);
 
-/// One new token per row: stores its key and value, then attends to everything the row holds. Not differentiable.
-/// @param qkv (B, (H + 2K) D)   @param rows, positions  (B,) int64; rows distinct, in order if they are all
-/// @param length  the largest position + 1, which a GPU would have to be waited for   @return (B, H D)
-torch::Tensor cached_attention(KvCache& cache, const torch::Tensor& qkv, const Rope& rope, const AttentionShape& shape,
-                               const torch::Tensor& rows, const torch::Tensor& positions, int64_t length);
+/// One new token per row: stores its key and value, then attends to everything the row holds. Not
+/// differentiable.
+/// @param qkv (B, (H + 2K) D)   @param rows, positions  (B,) int64; rows distinct, in order if they
+/// are all
+/// @param length  the largest position + 1, which a GPU would have to be waited for   @return (B, H
+/// D)
+torch::Tensor cached_attention(KvCache& cache, const torch::Tensor& qkv, const Rope& rope,
+                               const AttentionShape& shape, const torch::Tensor& rows,
+                               const torch::Tensor& positions, int64_t length);
 torch::Tensor cached_attention_reference(KvCache& cache, const torch::Tensor& qkv, const Rope& rope,
                                          const AttentionShape& shape, const torch::Tensor& rows,
                                          const torch::Tensor& positions, int64_t length);
 
 struct TokenLogProbs {
   torch::Tensor log_probs;  // (N,) float32, nats
-  torch::Tensor entropies;  // (N,) float32, nats, of the whole distribution; empty unless asked for [T32]
+  torch::Tensor
+      entropies;  // (N,) float32, nats, of the whole distribution; empty unless asked for [T32]
 };
 
-/// log softmax(hidden weight^T / temperature)[target] per row, in float32 whatever the type of the inputs. The (N, V)
-/// logits exist a chunk of rows at a time, forward and backward [T24].
+/// log softmax(hidden weight^T / temperature)[target] per row, in float32 whatever the type of the
+/// inputs. The (N, V) logits exist a chunk of rows at a time, forward and backward [T24].
 /// @param hidden (N, d)   @param weight (V', d)   @param targets (N,) int64 in [0, vocab_size)
 /// @param vocab_size  rows of `weight` beyond it are padding and get no probability [T22]
-TokenLogProbs token_log_probs(const torch::Tensor& hidden, const torch::Tensor& weight, const torch::Tensor& targets,
-                              double temperature, int64_t vocab_size, bool with_entropy);
+TokenLogProbs token_log_probs(const torch::Tensor& hidden, const torch::Tensor& weight,
+                              const torch::Tensor& targets, double temperature, int64_t vocab_size,
+                              bool with_entropy);
 TokenLogProbs token_log_probs_reference(const torch::Tensor& hidden, const torch::Tensor& weight,
-                                        const torch::Tensor& targets, double temperature, int64_t vocab_size);
+                                        const torch::Tensor& targets, double temperature,
+                                        int64_t vocab_size);
 
-/// float32 logits (N, vocab_size) of hidden (N, d) and weight (V', d): the inputs' type is widened, never the result.
-torch::Tensor head_logits(const torch::Tensor& hidden, const torch::Tensor& weight, int64_t vocab_size);
+/// float32 logits (N, vocab_size) of hidden (N, d) and weight (V', d): the inputs' type is widened,
+/// never the result.
+torch::Tensor head_logits(const torch::Tensor& hidden, const torch::Tensor& weight,
+                          int64_t vocab_size);
 
 struct SampledTokens {
   torch::Tensor ids;        // (B,) int64
   torch::Tensor log_probs;  // (B,) float32, nats, under the distribution that was sampled [T8, T9]
 };
 
-/// Draws one token a row by inverting the cumulative distribution at a given uniform number, so a row's draw does not
-/// depend on what else is in the batch. temperature 0: the likeliest token, log-prob as at temperature 1.
+/// Draws one token a row by inverting the cumulative distribution at a given uniform number, so a
+/// row's draw does not depend on what else is in the batch. temperature 0: the likeliest token,
+/// log-prob as at temperature 1.
 /// @param logits (B, V) float32   @param uniforms (B,) float64 in [0, 1)
 /// @param top_p  keep the likeliest tokens until their mass reaches it; 1 keeps all
-SampledTokens sample_tokens(const torch::Tensor& logits, const torch::Tensor& uniforms, double temperature,
-                            double top_p);
+SampledTokens sample_tokens(const torch::Tensor& logits, const torch::Tensor& uniforms,
+                            double temperature, double top_p);
 
 }  // namespace tiny_zero

@@ -1,4 +1,5 @@
-// From hidden states to the log-probability of a token: the language-model head, scored and sampled.
+// From hidden states to the log-probability of a token: the language-model head, scored and
+// sampled.
 
 #include <cmath>
 
@@ -11,18 +12,22 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-constexpr int64_t kChunkElements = int64_t{1} << 25;  // logits that exist at once: 128 MiB in float32
+constexpr int64_t kChunkElements = int64_t{1}
+                                   << 25;  // logits that exist at once: 128 MiB in float32
 
 struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
   static tensor_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
-                             const Tensor& targets, double temperature, int64_t vocab_size, bool with_entropy) {
+                             const Tensor& targets, double temperature, int64_t vocab_size,
+                             bool with_entropy) {
     const int64_t rows = hidden.size(0);
     Tensor log_probs = torch::empty({rows}, hidden.options().dtype(torch::kFloat32));
     Tensor entropies = torch::empty({with_entropy ? rows : 0}, log_probs.options());
     for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
-      const Tensor logits = head_logits(hidden.narrow(0, begin, count), weight, vocab_size).div_(temperature);
+      const Tensor logits =
+          head_logits(hidden.narrow(0, begin, count), weight, vocab_size).div_(temperature);
       const Tensor all = torch::log_softmax(logits, /*dim=*/-1);
-      log_probs.narrow(0, begin, count).copy_(all.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
+      log_probs.narrow(0, begin, count)
+          .copy_(all.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
       if (with_entropy) entropies.narrow(0, begin, count).copy_(-(all.exp() * all).sum(/*dim=*/-1));
     });
     context->save_for_backward({hidden, weight, targets});
@@ -31,17 +36,20 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
     return {log_probs, entropies};
   }
 
-  /// With p = softmax(z), H its entropy:  d log p_y / dz = onehot(y) - p,   dH / dz = -p (log p + H).
+  /// With p = softmax(z), H its entropy:  d log p_y / dz = onehot(y) - p,   dH / dz = -p (log p +
+  /// H).
   static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
     const auto saved = context->get_saved_variables();
     const Tensor hidden = saved[0], weight = saved[1], targets = saved[2];
     const double temperature = context->saved_data["temperature"].toDouble();
     const int64_t rows = hidden.size(0), vocab_size = context->saved_data["vocab_size"].toInt();
     const Tensor used_weight = weight.narrow(0, 0, vocab_size);
-    Tensor grad_hidden = torch::empty_like(hidden), grad_weight = torch::zeros_like(weight, torch::kFloat32);
+    Tensor grad_hidden = torch::empty_like(hidden),
+           grad_weight = torch::zeros_like(weight, torch::kFloat32);
     for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
       const Tensor chunk = hidden.narrow(0, begin, count);
-      const Tensor log_p = torch::log_softmax(head_logits(chunk, weight, vocab_size).div_(temperature), /*dim=*/-1);
+      const Tensor log_p =
+          torch::log_softmax(head_logits(chunk, weight, vocab_size).div_(temperature), /*dim=*/-1);
       const Tensor p = log_p.exp();
       Tensor slope = torch::zeros_like(p);
       if (grads[0].defined()) {
@@ -56,13 +64,15 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
       grad_hidden.narrow(0, begin, count).copy_(slope.mm(used_weight));
       grad_weight.narrow(0, 0, vocab_size).add_(slope.t().mm(chunk));
     });
-    return {grad_hidden, grad_weight.to(weight.scalar_type()), Tensor(), Tensor(), Tensor(), Tensor()};
+    return {grad_hidden, grad_weight.to(weight.scalar_type()), Tensor(), Tensor(), Tensor(),
+            Tensor()};
   }
 
   template <class Body>
   static void for_chunks(int64_t rows, int64_t vocab_size, const Body& body) {
     const int64_t chunk = std::max<int64_t>(1, kChunkElements / vocab_size);
-    for (int64_t begin = 0; begin < rows; begin += chunk) body(begin, std::min(chunk, rows - begin));
+    for (int64_t begin = 0; begin < rows; begin += chunk)
+      body(begin, std::min(chunk, rows - begin));
   }
 };
 
@@ -71,34 +81,42 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
 Tensor head_logits(const Tensor& hidden, const Tensor& weight, int64_t vocab_size) {
   const Tensor used = weight.narrow(0, 0, vocab_size).t();
   if (hidden.scalar_type() == torch::kFloat32) return hidden.mm(used);
-  if (hidden.is_cuda()) return at::mm(hidden, used, torch::kFloat32);  // accumulates and returns float32
+  if (hidden.is_cuda())
+    return at::mm(hidden, used, torch::kFloat32);  // accumulates and returns float32
   return hidden.to(torch::kFloat32).mm(used.to(torch::kFloat32));
 }
 
-TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const Tensor& targets, double temperature,
-                              int64_t vocab_size, bool with_entropy) {
+TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                              double temperature, int64_t vocab_size, bool with_entropy) {
   TORCH_CHECK(hidden.dim() == 2 && targets.dim() == 1 && hidden.size(0) == targets.size(0) &&
-                  hidden.size(1) == weight.size(1) && vocab_size <= weight.size(0) && temperature > 0,
+                  hidden.size(1) == weight.size(1) && vocab_size <= weight.size(0) &&
+                  temperature > 0,
               "token_log_probs: want hidden (N, d), weight (V' >= ", vocab_size,
-              ", d), targets (N,), temperature > 0, got ", hidden.sizes(), ", ", weight.sizes(), ", ", targets.sizes(),
-              ", ", temperature);
-  const auto results = HeadLogProbs::apply(hidden, weight, targets, temperature, vocab_size, with_entropy);
+              ", d), targets (N,), temperature > 0, got ", hidden.sizes(), ", ", weight.sizes(),
+              ", ", targets.sizes(), ", ", temperature);
+  const auto results =
+      HeadLogProbs::apply(hidden, weight, targets, temperature, vocab_size, with_entropy);
   return {results[0], results[1]};
 }
 
-TokenLogProbs token_log_probs_reference(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
-                                        double temperature, int64_t vocab_size) {
+TokenLogProbs token_log_probs_reference(const Tensor& hidden, const Tensor& weight,
+                                        const Tensor& targets, double temperature,
+                                        int64_t vocab_size) {
   const Tensor wide = weight.narrow(0, 0, vocab_size).to(torch::kFloat32);
-  const Tensor all = torch::log_softmax(hidden.to(torch::kFloat32).mm(wide.t()) / temperature, /*dim=*/-1);
+  const Tensor all =
+      torch::log_softmax(hidden.to(torch::kFloat32).mm(wide.t()) / temperature, /*dim=*/-1);
   return {all.gather(1, targets.unsqueeze(1)).squeeze(1), -(all.exp() * all).sum(/*dim=*/-1)};
 }
 
-SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double temperature, double top_p) {
-  TORCH_CHECK(logits.dim() == 2 && logits.scalar_type() == torch::kFloat32 && uniforms.dim() == 1 &&
-                  uniforms.size(0) == logits.size(0) && temperature >= 0 && top_p > 0,
-              "sample_tokens: want float32 logits (B, V), uniforms (B,), temperature >= 0, top_p > 0, got ",
-              logits.sizes(), ", ", uniforms.sizes(), ", ", temperature, ", ", top_p);
-  Tensor log_probs = torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
+SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double temperature,
+                            double top_p) {
+  TORCH_CHECK(
+      logits.dim() == 2 && logits.scalar_type() == torch::kFloat32 && uniforms.dim() == 1 &&
+          uniforms.size(0) == logits.size(0) && temperature >= 0 && top_p > 0,
+      "sample_tokens: want float32 logits (B, V), uniforms (B,), temperature >= 0, top_p > 0, got ",
+      logits.sizes(), ", ", uniforms.sizes(), ", ", temperature, ", ", top_p);
+  Tensor log_probs =
+      torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
   if (temperature > 0 && top_p < 1) {
     const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
     const Tensor cut_sorted =
@@ -111,8 +129,10 @@ SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double
     ids = logits.argmax(/*dim=*/-1, /*keepdim=*/true);
   } else {
     const Tensor cumulative = log_probs.to(torch::kFloat64).exp_().cumsum_(/*dim=*/-1);
-    const Tensor threshold = uniforms.to(logits.device()).unsqueeze(1) * cumulative.slice(/*dim=*/1, -1);
-    ids = torch::searchsorted(cumulative, threshold, /*out_int32=*/false, /*right=*/true).clamp_max(logits.size(1) - 1);
+    const Tensor threshold =
+        uniforms.to(logits.device()).unsqueeze(1) * cumulative.slice(/*dim=*/1, -1);
+    ids = torch::searchsorted(cumulative, threshold, /*out_int32=*/false, /*right=*/true)
+              .clamp_max(logits.size(1) - 1);
   }
   return {ids.squeeze(1), log_probs.gather(1, ids).squeeze(1)};
 }

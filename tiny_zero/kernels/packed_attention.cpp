@@ -1,5 +1,6 @@
-// Causal attention over packed sequences of any length. One work item is one key-value head of one sequence: its keys
-// and values stay in the cache while tiles of query rows pass by, so T x T scores never reach memory.
+// Causal attention over packed sequences of any length. One work item is one key-value head of one
+// sequence: its keys and values stay in the cache while tiles of query rows pass by, so T x T
+// scores never reach memory.
 
 #include <ATen/Parallel.h>
 
@@ -18,7 +19,8 @@ using torch::autograd::tensor_list;
 using vec::f32x16;
 using vec::kLanes;
 
-constexpr int64_t kTileRows = 30;  // query rows a tile: a multiple of the six rows that matmul_block() holds
+constexpr int64_t kTileRows =
+    30;  // query rows a tile: a multiple of the six rows that matmul_block() holds
 
 int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -33,7 +35,8 @@ struct Scratch {
 };
 
 /// to[d][t] = from[t][d], zero in the columns from `length` to `padded`.
-void transpose(const float* from, int64_t from_row, int64_t length, int64_t dim, float* to, int64_t padded) {
+void transpose(const float* from, int64_t from_row, int64_t length, int64_t dim, float* to,
+               int64_t padded) {
   for (int64_t d = 0; d < dim; ++d) {
     for (int64_t t = 0; t < length; ++t) to[d * padded + t] = from[t * from_row + d];
     std::fill(to + d * padded + length, to + (d + 1) * padded, 0.0F);
@@ -60,19 +63,23 @@ struct Geometry {
   /// Copies a head's (length, D) rows out of the packed tensor, rotated and times `scale`.
   void gather_rotated(const float* from, int64_t length, float scale, float* to) const {
     for (int64_t t = 0; t < length; ++t) {
-      rotate(from + t * shape.qkv_width(), cos, sin, t, shape.head_dim, scale, to + t * shape.head_dim);
+      rotate(from + t * shape.qkv_width(), cos, sin, t, shape.head_dim, scale,
+             to + t * shape.head_dim);
     }
   }
   /// The transpose of gather_rotated(), which is the rotation backwards.
   void scatter_unrotated(const float* from, int64_t length, float scale, float* to) const {
     for (int64_t t = 0; t < length; ++t) {
-      rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, scale, to + t * shape.qkv_width());
+      rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, scale,
+                 to + t * shape.qkv_width());
     }
   }
 };
 
-/// Softmax of the tile's rows in place; row i sees keys 0..first + i, the rest up to `padded` becomes 0.
-void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, float* log_sum_exp, int64_t stride) {
+/// Softmax of the tile's rows in place; row i sees keys 0..first + i, the rest up to `padded`
+/// becomes 0.
+void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, float* log_sum_exp,
+                    int64_t stride) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = scores + i * padded;
     const int64_t seen = first + i + 1, full = round_up(seen);
@@ -94,10 +101,12 @@ void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, 
 }
 
 struct PackedAttention : torch::autograd::Function<PackedAttention> {
-  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos, const Tensor& sin,
-                        const std::vector<int64_t>& starts, const AttentionShape& shape) {
+  static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos,
+                        const Tensor& sin, const std::vector<int64_t>& starts,
+                        const AttentionShape& shape) {
     const Tensor qkv = input.contiguous();
-    const int64_t width = shape.qkv_width(), dim = shape.head_dim, out_width = shape.num_heads * dim;
+    const int64_t width = shape.qkv_width(), dim = shape.head_dim,
+                  out_width = shape.num_heads * dim;
     Tensor output = torch::empty({qkv.size(0), out_width}, qkv.options());
     Tensor log_sum_exp = torch::empty({qkv.size(0), shape.num_heads}, qkv.options());
     const Geometry at{shape, starts, cos.data_ptr<float>(), sin.data_ptr<float>()};
@@ -120,32 +129,39 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
         float* queries = rotated;  // the rotated keys are in `keys` by now
         at.gather_rotated(rows + head * dim, length, scale, queries);
         for (int64_t i = 0; i < length; i += kTileRows) {
-          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile, stride = round_up(seen);
+          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
+                        stride = round_up(seen);
           float* scores = scores_memory.get(tile * stride);
           vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys, padded, scores, stride);
-          causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head, shape.num_heads);
-          vec::matmul(tile, dim, seen, scores, stride, 1, values, width, to + (first + i) * out_width + head * dim,
-                      out_width);
+          causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head,
+                         shape.num_heads);
+          vec::matmul(tile, dim, seen, scores, stride, 1, values, width,
+                      to + (first + i) * out_width + head * dim, out_width);
         }
       }
     }
     context->save_for_backward({qkv, log_sum_exp, cos, sin});
     context->saved_data["starts"] = starts;
-    context->saved_data["shape"] = std::vector<int64_t>{shape.num_heads, shape.num_kv_heads, shape.head_dim};
+    context->saved_data["shape"] =
+        std::vector<int64_t>{shape.num_heads, shape.num_kv_heads, shape.head_dim};
     return output;
   }
 
-  /// P = exp(S - lse);  dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(P dP)),  dQ = dS K,  dK = dS^T Q.
+  /// P = exp(S - lse);  dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(P dP)),  dQ = dS K,  dK =
+  /// dS^T Q.
   static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
     const auto saved = context->get_saved_variables();
-    const auto starts = context->saved_data["starts"].toIntVector(), dims = context->saved_data["shape"].toIntVector();
+    const auto starts = context->saved_data["starts"].toIntVector(),
+               dims = context->saved_data["shape"].toIntVector();
     const AttentionShape shape{dims[0], dims[1], dims[2]};
     const Tensor qkv = saved[0], upstream = grads[0].contiguous();
-    const int64_t width = shape.qkv_width(), dim = shape.head_dim, out_width = shape.num_heads * dim;
+    const int64_t width = shape.qkv_width(), dim = shape.head_dim,
+                  out_width = shape.num_heads * dim;
     Tensor gradient = torch::empty_like(qkv);
     const Geometry at{shape, starts, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
     const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
-    const float *from = qkv.data_ptr<float>(), *lse = saved[1].data_ptr<float>(), *up = upstream.data_ptr<float>();
+    const float *from = qkv.data_ptr<float>(), *lse = saved[1].data_ptr<float>(),
+                *up = upstream.data_ptr<float>();
     float* to = gradient.data_ptr<float>();
 
 #pragma omp parallel for schedule(dynamic, 4)
@@ -156,7 +172,8 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
       float* grad_rows = to + first * width;
       float *keys = memory[0].get(length * dim), *keys_t = memory[1].get(dim * padded);
       float *values_t = memory[2].get(dim * padded), *queries = memory[3].get(length * dim);
-      float *grad_keys = memory[4].get(length * dim, /*zeroed=*/true), *grad_queries = memory[5].get(length * dim);
+      float *grad_keys = memory[4].get(length * dim, /*zeroed=*/true),
+            *grad_queries = memory[5].get(length * dim);
       float* grad_values = memory[6].get(length * dim, /*zeroed=*/true);
       at.gather_rotated(rows + at.key_column(at.kv_head(item)), length, 1.0F, keys);
       transpose(keys, dim, length, dim, keys_t, padded);
@@ -165,16 +182,19 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
         const int64_t head = at.kv_head(item) * at.heads_per_kv() + h;
         at.gather_rotated(rows + head * dim, length, scale, queries);
         for (int64_t i = 0; i < length; i += kTileRows) {
-          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile, stride = round_up(seen);
+          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
+                        stride = round_up(seen);
           float *probs = memory[7].get(tile * stride), *grad_scores = memory[8].get(tile * stride);
           const float* grad_out = up + (first + i) * out_width + head * dim;
           vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys_t, padded, probs, stride);
-          vec::matmul(tile, seen, dim, grad_out, out_width, 1, values_t, padded, grad_scores, stride);
+          vec::matmul(tile, seen, dim, grad_out, out_width, 1, values_t, padded, grad_scores,
+                      stride);
           for (int64_t r = 0; r < tile; ++r) {
             float *p = probs + r * stride, *ds = grad_scores + r * stride;
             const float row_lse = lse[(first + i + r) * shape.num_heads + head];
             const int64_t visible = i + r + 1, full = round_up(visible);
-            for (int64_t j = 0; j < full; j += kLanes) vec::store(p + j, vec::exp(vec::load(p + j) - row_lse));
+            for (int64_t j = 0; j < full; j += kLanes)
+              vec::store(p + j, vec::exp(vec::load(p + j) - row_lse));
             std::fill(p + visible, p + stride, 0.0F);
             f32x16 sums{};
             for (int64_t j = 0; j < full; j += kLanes) sums += vec::load(p + j) * vec::load(ds + j);
@@ -183,15 +203,19 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
               vec::store(ds + j, vec::load(p + j) * (vec::load(ds + j) - delta));
             }
           }
-          vec::matmul(tile, dim, seen, grad_scores, stride, 1, keys, dim, grad_queries + i * dim, dim);
-          vec::matmul<true>(seen, dim, tile, grad_scores, 1, stride, queries + i * dim, dim, grad_keys, dim);
-          vec::matmul<true>(seen, dim, tile, probs, 1, stride, grad_out, out_width, grad_values, dim);
+          vec::matmul(tile, dim, seen, grad_scores, stride, 1, keys, dim, grad_queries + i * dim,
+                      dim);
+          vec::matmul<true>(seen, dim, tile, grad_scores, 1, stride, queries + i * dim, dim,
+                            grad_keys, dim);
+          vec::matmul<true>(seen, dim, tile, probs, 1, stride, grad_out, out_width, grad_values,
+                            dim);
         }
         at.scatter_unrotated(grad_queries, length, scale, grad_rows + head * dim);
       }
       at.scatter_unrotated(grad_keys, length, 1.0F, grad_rows + at.key_column(at.kv_head(item)));
       for (int64_t t = 0; t < length; ++t) {
-        std::copy_n(grad_values + t * dim, dim, grad_rows + t * width + at.value_column(at.kv_head(item)));
+        std::copy_n(grad_values + t * dim, dim,
+                    grad_rows + t * width + at.value_column(at.kv_head(item)));
       }
     }
     return {gradient, Tensor(), Tensor(), Tensor(), Tensor()};
@@ -202,38 +226,47 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
 
 Tensor packed_attention(const Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
-  TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width(), "packed_attention: qkv is ", qkv.sizes(),
-              ", want (N, ", shape.qkv_width(), ")");
+  TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width(), "packed_attention: qkv is ",
+              qkv.sizes(), ", want (N, ", shape.qkv_width(), ")");
   TORCH_CHECK(starts.size() >= 2 && starts.front() == 0 && starts.back() == qkv.size(0),
               "packed_attention: starts must run from 0 to N = ", qkv.size(0), ", got ", starts);
-  const bool fused = qkv.is_cpu() && qkv.scalar_type() == torch::kFloat32 && shape.head_dim % kLanes == 0;
+  const bool fused =
+      qkv.is_cpu() && qkv.scalar_type() == torch::kFloat32 && shape.head_dim % kLanes == 0;
   if (!fused) return packed_attention_reference(qkv, rope, starts, shape);
   return PackedAttention::apply(qkv, rope.cos, rope.sin, starts, shape);
 }
 
-Tensor packed_attention_reference(const Tensor& qkv, const Rope& rope, const std::vector<int64_t>& starts,
-                                  const AttentionShape& shape) {
+Tensor packed_attention_reference(const Tensor& qkv, const Rope& rope,
+                                  const std::vector<int64_t>& starts, const AttentionShape& shape) {
   const int64_t sequences = static_cast<int64_t>(starts.size()) - 1, dim = shape.head_dim;
   const Tensor offsets = torch::tensor(starts, torch::kInt64);
   const Tensor lengths = offsets.slice(0, 1) - offsets.slice(0, 0, sequences);
   const Tensor row = torch::repeat_interleave(torch::arange(sequences), lengths).to(qkv.device());
-  const Tensor position = torch::arange(qkv.size(0), qkv.device()) - offsets.to(qkv.device()).index({row});
+  const Tensor position =
+      torch::arange(qkv.size(0), qkv.device()) - offsets.to(qkv.device()).index({row});
 
   const Tensor heads = qkv.view({qkv.size(0), -1, dim});
-  const Tensor rotated = apply_rope(heads.narrow(1, 0, shape.num_heads + shape.num_kv_heads), rope, position);
-  const auto padded = [&](const Tensor& packed) {  // (N, heads, D) -> (S, heads, T, D), zeros on the right
-    Tensor result = torch::zeros({sequences, lengths.max().item<int64_t>(), packed.size(1), dim}, packed.options());
-    return result.index_put({row, position}, packed).transpose(1, 2);
-  };
+  const Tensor rotated =
+      apply_rope(heads.narrow(1, 0, shape.num_heads + shape.num_kv_heads), rope, position);
+  const auto padded =
+      [&](const Tensor& packed) {  // (N, heads, D) -> (S, heads, T, D), zeros on the right
+        Tensor result = torch::zeros(
+            {sequences, lengths.max().item<int64_t>(), packed.size(1), dim}, packed.options());
+        return result.index_put({row, position}, packed).transpose(1, 2);
+      };
   const auto expand = [&](const Tensor& kv) {
     return kv.repeat_interleave(shape.num_heads / shape.num_kv_heads, /*dim=*/1);
   };
   const Tensor q = padded(rotated.narrow(1, 0, shape.num_heads));
   const Tensor k = padded(expand(rotated.narrow(1, shape.num_heads, shape.num_kv_heads)));
-  const Tensor v = padded(expand(heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads)));
+  const Tensor v =
+      padded(expand(heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads)));
   // Padding lies on the right, so causality alone hides it from every real token.
-  const Tensor attended = at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0, /*is_causal=*/true);
-  return attended.transpose(1, 2).index({row, position}).reshape({qkv.size(0), shape.num_heads * dim});
+  const Tensor attended =
+      at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0, /*is_causal=*/true);
+  return attended.transpose(1, 2)
+      .index({row, position})
+      .reshape({qkv.size(0), shape.num_heads * dim});
 }
 
 }  // namespace tiny_zero

@@ -1,6 +1,6 @@
 #pragma once
-// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2, four SSE or NEON
-// ones.
+// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2,
+// four SSE or NEON ones.
 
 #include <cstdint>
 #include <cstring>
@@ -31,7 +31,8 @@ inline float max(f32x16 value) {
   return largest;
 }
 
-/// e^x within 2 ulp for x in [-87, 88]; outside it the value at the nearer end. Cephes' expf: 2^n times a polynomial.
+/// e^x within 2 ulp for x in [-87, 88]; outside it the value at the nearer end. Cephes' expf: 2^n
+/// times a polynomial.
 inline f32x16 exp(f32x16 x) {
   x = min(max(x, f32x16{} - 87.0F), f32x16{} + 88.0F);
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
@@ -52,11 +53,12 @@ inline f32x16 exp(f32x16 x) {
 /// C[i][j] (+)= sum_k A(i, k) B[k][j] for a block of kRows x (kVectors * 16), held in registers.
 /// A(i, k) stands at a[i * a_row + k * a_col], so a transposed A costs nothing.
 template <int kRows, int kVectors, bool kAccumulate>
-inline void matmul_block(int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b, int64_t b_row,
-                         float* c, int64_t c_row) {
+inline void matmul_block(int64_t depth, const float* a, int64_t a_row, int64_t a_col,
+                         const float* b, int64_t b_row, float* c, int64_t c_row) {
   f32x16 sums[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) sums[i][j] = kAccumulate ? load(c + i * c_row + j * kLanes) : f32x16{};
+    for (int j = 0; j < kVectors; ++j)
+      sums[i][j] = kAccumulate ? load(c + i * c_row + j * kLanes) : f32x16{};
   }
   for (int64_t k = 0; k < depth; ++k) {
     f32x16 columns[kVectors];
@@ -72,28 +74,31 @@ inline void matmul_block(int64_t depth, const float* a, int64_t a_row, int64_t a
 }
 
 template <int kVectors, bool kAccumulate>
-inline void matmul_columns(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b,
-                           int64_t b_row, float* c, int64_t c_row) {
+inline void matmul_columns(int64_t rows, int64_t depth, const float* a, int64_t a_row,
+                           int64_t a_col, const float* b, int64_t b_row, float* c, int64_t c_row) {
   constexpr int kRows = 6;  // 6 x 2 sums and 2 columns: 14 of the 16 or 32 registers
   int64_t i = 0;
   for (; i + kRows <= rows; i += kRows) {
-    matmul_block<kRows, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row);
+    matmul_block<kRows, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row,
+                                               c + i * c_row, c_row);
   }
   for (; i < rows; ++i) {
-    matmul_block<1, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row);
+    matmul_block<1, kVectors, kAccumulate>(depth, a + i * a_row, a_row, a_col, b, b_row,
+                                           c + i * c_row, c_row);
   }
 }
 
-/// Small matrix product for attention tiles that lie in the cache: C (rows x columns) (+)= A (rows x depth) B.
-/// `columns` is rounded up to 16: B and C must be padded so far.
+/// Small matrix product for attention tiles that lie in the cache: C (rows x columns) (+)= A (rows
+/// x depth) B. `columns` is rounded up to 16: B and C must be padded so far.
 template <bool kAccumulate = false>
-void matmul(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row, int64_t a_col, const float* b,
-            int64_t b_row, float* c, int64_t c_row) {
+void matmul(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row,
+            int64_t a_col, const float* b, int64_t b_row, float* c, int64_t c_row) {
   int64_t j = 0;
   for (; j + kLanes < columns; j += 2 * kLanes) {
     matmul_columns<2, kAccumulate>(rows, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
   }
-  if (j < columns) matmul_columns<1, kAccumulate>(rows, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
+  if (j < columns)
+    matmul_columns<1, kAccumulate>(rows, depth, a, a_row, a_col, b + j, b_row, c + j, c_row);
 }
 
 }  // namespace tiny_zero::vec

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "tiny_zero/config.h"
+#include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/model.h"
-#include "tiny_zero/reward.h"
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/settings/config.h"
+#include "tiny_zero/task.h"
 
 namespace tiny_zero {
 
@@ -23,8 +23,8 @@ struct MemoryPlan {
   std::string remedy;               // flags that make it fit, "" if it does or if none would
 };
 
-/// Peak memory of one step of `config`. Exact within a few percent where the fused kernels run (float32 on the CPU),
-/// an estimate elsewhere.   @param longest_prompt  in tokens
+/// Peak memory of one step of `config`. Exact within a few percent where the fused kernels run
+/// (float32 on the CPU), an estimate elsewhere.   @param longest_prompt  in tokens
 MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt);
 
 /// The same for config.model and the longest of the task's first prompts.

@@ -1,6 +1,6 @@
 #pragma once
-// What a task offers the trainer: problems, a rule that grades responses, and text to pre-train a tiny model on.
-// A task knows no tensors and no trainer; tasks/countdown is the example to copy.
+// What a task offers the trainer: problems, a rule that grades responses, and text to pre-train a
+// tiny model on. A task knows no tensors and no trainer; tasks/countdown is the example to copy.
 
 #include <cstdint>
 #include <functional>
@@ -11,13 +11,14 @@
 #include <string_view>
 #include <vector>
 
-#include "tiny_zero/settings.h"
+#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 
 enum class Split { train, test };
 
-/// One question. `reference` is in the task's own notation (Countdown: "6,6,1=36") and is never shown to the model.
+/// One question. `reference` is in the task's own notation (Countdown: "6,6,1=36") and is never
+/// shown to the model.
 struct Problem {
   std::string prompt;
   std::string reference;
@@ -29,7 +30,8 @@ struct Reward {
   double score = 0.0;      // what the loop maximises
   bool correct = false;    // the answer is right
   bool formatted = false;  // the response has the shape that the prompt asked for
-  bool answered = false;   // an answer could be read; false counts a parse failure apart from a wrong answer [T27]
+  bool answered = false;   // an answer could be read; false counts a parse failure apart from a
+                           // wrong answer [T27]
   bool reflected = false;  // the response returns to the problem after a failed check
   std::string_view reason = "";  // for the verdict, in a few words that outlive the response
 };
@@ -52,17 +54,20 @@ class Task {
   virtual ~Task() = default;
   /// The task's own settings, read from flags and recipes like every other.
   virtual Settings settings() { return {}; }
-  /// Called once after the settings are read: load files, check ranges. Throws std::invalid_argument.
+  /// Called once after the settings are read: load files, check ranges. Throws
+  /// std::invalid_argument.
   virtual void prepare(uint64_t /*seed*/) {}
-  /// Problem `index` (>= 0, without end) of a split: a pure function of seed and index, so that the data cursor of a
-  /// checkpoint is one number. No problem of the test split stands in the train split.
+  /// Problem `index` (>= 0, without end) of a split: a pure function of seed and index, so that the
+  /// data cursor of a checkpoint is one number. No problem of the test split stands in the train
+  /// split.
   virtual Problem problem(Split split, int64_t index) const = 0;
   /// How many problems of a split differ before they start again.
   virtual int64_t size(Split /*split*/) const { return std::numeric_limits<int64_t>::max(); }
   /// Grades any bytes: never throws, never executes them, in time linear in their number.
   /// @param finished  the model ended the response itself; false if it was cut at the length limit
   virtual Reward grade(const Problem& problem, std::string_view response, bool finished) const = 0;
-  /// Grades an answer that stands by itself, with no response around it. The same promises as grade().
+  /// Grades an answer that stands by itself, with no response around it. The same promises as
+  /// grade().
   virtual Reward grade_answer(const Problem& /*problem*/, std::string_view /*answer*/) const {
     throw std::invalid_argument("this task grades whole responses only: {\"gold\", \"response\"}");
   }
@@ -71,18 +76,24 @@ class Task {
   /// Whether two answers, neither of them "", vote together in maj@k.
   virtual bool same_answer(const std::string& a, const std::string& b) const { return a == b; }
   /// Shares to report beside the reward; every response gives the same names in the same order.
-  virtual std::vector<Tally> diagnose(const Problem& /*problem*/, std::string_view /*response*/) const { return {}; }
+  virtual std::vector<Tally> diagnose(const Problem& /*problem*/,
+                                      std::string_view /*response*/) const {
+    return {};
+  }
   /// Pre-training document `index` of the tiny base model: a training prompt and a response to it.
   virtual Document document(int64_t /*index*/) const {
-    throw std::invalid_argument("this task has no base text; pretrain works with countdown and math");
+    throw std::invalid_argument(
+        "this task has no base text; pretrain works with countdown and math");
   }
   /// tokenizer.json of the tiny base model.
   virtual std::string tokenizer_json() const {
-    throw std::invalid_argument("this task has no tiny tokenizer; pretrain works with countdown and math");
+    throw std::invalid_argument(
+        "this task has no tiny tokenizer; pretrain works with countdown and math");
   }
 };
 
-/// The task of this name with default settings; an unknown name throws std::invalid_argument with the known ones.
+/// The task of this name with default settings; an unknown name throws std::invalid_argument with
+/// the known ones.
 std::unique_ptr<Task> make_task(const std::string& name);
 
 /// Names of all tasks, sorted.

@@ -1,4 +1,4 @@
-#include "tiny_zero/bench.h"
+#include "tiny_zero/verbs/bench.h"
 
 #include <ATen/Parallel.h>
 #include <torch/cuda.h>
@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "tiny_zero/progress.h"
 #include "tiny_zero/random.h"
+#include "tiny_zero/settings/progress.h"
 #include "tiny_zero/update.h"
 
 namespace tiny_zero {
@@ -18,7 +18,8 @@ void synchronise(const torch::Device& device) {
 }
 
 double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2),
+                   values.end());
   return values[values.size() / 2];
 }
 
@@ -33,7 +34,8 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
     Stopwatch watch;
     const auto c = a.mm(b);
     synchronise(device);
-    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / watch.lap());
+    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) *
+                              static_cast<double>(n) / watch.lap());
   }
   return best;
 }
@@ -42,20 +44,23 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
 
 void bench(const Config& config) {
   const torch::Device device(config.device);
-  ModelConfig shape = ModelConfig::from_settings(config, config.bench_vocab);  // no end ids: full-length responses
-  shape.max_positions = std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
+  ModelConfig shape =
+      ModelConfig::from_settings(config, config.bench_vocab);  // no end ids: full-length responses
+  shape.max_positions =
+      std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
   const auto seed = static_cast<uint64_t>(config.seed);
   Model model(shape, Head::language_model, seed, device);
   const torch::Dtype type = to_dtype(config.compute_type);
   model.set_compute_type(type);
   AdamW optimizer(model.parameters(), config);
-  Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens, config.rollout_batch, seed});
+  Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens,
+                          config.rollout_batch, seed});
 
   std::vector<std::vector<int64_t>> prompts(config.prompts_per_step);
   for (size_t p = 0; p < prompts.size(); ++p) {
     for (int64_t t = 0; t < config.prompt_tokens; ++t) {
-      prompts[p].push_back(
-          static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) % static_cast<uint64_t>(config.bench_vocab)));
+      prompts[p].push_back(static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) %
+                                                static_cast<uint64_t>(config.bench_vocab)));
     }
   }
   std::vector<double> rollout_s, update_s;
@@ -77,15 +82,20 @@ void bench(const Config& config) {
     }
   }
   const auto responses = static_cast<double>(config.prompts_per_step * config.group_size);
-  const double rollout_rate = responses * static_cast<double>(config.response_tokens) / median(rollout_s);
-  const double update_rate =
-      responses * static_cast<double>(config.prompt_tokens + config.response_tokens) / median(update_s);
-  // Matrix products only: 2 FLOP per weight and token forward, twice that backward; attention comes on top.
+  const double rollout_rate =
+      responses * static_cast<double>(config.response_tokens) / median(rollout_s);
+  const double update_rate = responses *
+                             static_cast<double>(config.prompt_tokens + config.response_tokens) /
+                             median(update_s);
+  // Matrix products only: 2 FLOP per weight and token forward, twice that backward; attention comes
+  // on top.
   const double weights = static_cast<double>(model.parameters().numel());
   const double peak = matmul_rate(device, type);
   std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");
-  std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate, 100 * rollout_rate * 2 * weights / peak);
-  std::printf("%-10s %10.0f %23.0f%%\n", "update", update_rate, 100 * update_rate * 6 * weights / peak);
+  std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate,
+              100 * rollout_rate * 2 * weights / peak);
+  std::printf("%-10s %10.0f %23.0f%%\n", "update", update_rate,
+              100 * update_rate * 6 * weights / peak);
   std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, at::get_num_threads());
   const Json line = {{"parameters", model.parameters().numel()},
                      {"threads", at::get_num_threads()},

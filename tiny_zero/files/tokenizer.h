@@ -1,16 +1,18 @@
-// Byte-level BPE tokenizer that reads the Hugging Face file `tokenizer.json` (Qwen2, Llama 3, GPT-2, SmolLM2 and
-// alike).
+// Byte-level BPE tokenizer that reads the Hugging Face file `tokenizer.json` (Qwen2, Llama 3,
+// GPT-2, SmolLM2 and alike).
 //
 // Departures from the library `tokenizers`, all on purpose:
-//   - encode() adds nothing, encode_prompt() only what post_processor puts first; truncation and padding are not
-//   applied;
-//   - a byte without a token and without unk_token is an error, where the library drops it in silence;
-//   - decode() prints an added token as it is spelt and throws on an id without a token (a padded row of the
-//   embedding);
+//   - encode() adds nothing, encode_prompt() only what post_processor puts first; truncation and
+//   padding are not applied;
+//   - a byte without a token and without unk_token is an error, where the library drops it in
+//   silence;
+//   - decode() prints an added token as it is spelt and throws on an id without a token (a padded
+//   row of the embedding);
 //   - added_tokens have the ids the file gives them, also when that leaves gaps;
-//   - utf8proc says what a letter is: 2.8 knows Unicode 15.0, so some 5,000 rare letters of later versions split
-//   otherwise.
-// A file that asks for anything else than what is listed at from_json() is refused, never read half.
+//   - utf8proc says what a letter is: 2.8 knows Unicode 15.0, so some 5,000 rare letters of later
+//   versions split otherwise.
+// A file that asks for anything else than what is listed at from_json() is refused, never read
+// half.
 #pragma once
 
 #include <array>
@@ -37,31 +39,37 @@ using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>
 
 class Tokenizer {
  public:
-  /// Reads a tokenizer.json.  @throws std::invalid_argument if it cannot be read; else as from_json().
+  /// Reads a tokenizer.json.  @throws std::invalid_argument if it cannot be read; else as
+  /// from_json().
   static Tokenizer from_file(const std::filesystem::path& path);
 
   /// Understands
   /// - normalizer: null, NFC
-  /// - pre_tokenizer: ByteLevel, or a Sequence that ends with it of Split (GPT-2, Qwen2, Llama 3 patterns) and Digits
+  /// - pre_tokenizer: ByteLevel, or a Sequence that ends with it of Split (GPT-2, Qwen2, Llama 3
+  /// patterns) and Digits
   /// - model: BPE with vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token
   /// - added_tokens: special or not, normalized or not; without lstrip, rstrip, single_word
   /// - decoder: ByteLevel
-  /// - post_processor: null, ByteLevel, TemplateProcessing (the tokens before the text), or a Sequence of them
+  /// - post_processor: null, ByteLevel, TemplateProcessing (the tokens before the text), or a
+  /// Sequence of them
   ///
   /// @param name_for_errors  how messages call the text, usually its path
-  /// @throws std::invalid_argument for anything else, with the field, what stands there and what could
+  /// @throws std::invalid_argument for anything else, with the field, what stands there and what
+  /// could
   static Tokenizer from_json(std::string_view text, std::string_view name_for_errors);
 
-  /// Text to ids. Added tokens in the text become their ids, so do not pass text of strangers as a trusted prompt.
-  /// Takes any bytes: those that are not UTF-8 count as signs. decode(encode(x)) == x, after NFC if the file wants NFC.
-  /// May be called from several threads, which then take turns.
+  /// Text to ids. Added tokens in the text become their ids, so do not pass text of strangers as a
+  /// trusted prompt. Takes any bytes: those that are not UTF-8 count as signs. decode(encode(x)) ==
+  /// x, after NFC if the file wants NFC. May be called from several threads, which then take turns.
   /// @throws std::invalid_argument if a character has no token and the file no unk_token
   std::vector<int64_t> encode(std::string_view utf8) const;
 
-  /// encode() behind the tokens that the file wants before a text, Llama 3's <|begin_of_text|>; not put there twice.
+  /// encode() behind the tokens that the file wants before a text, Llama 3's <|begin_of_text|>; not
+  /// put there twice.
   std::vector<int64_t> encode_prompt(std::string_view utf8) const;
 
-  /// Ids to bytes; a cut-off response may end within a UTF-8 character. encode(decode(ids)) need not be ids again.
+  /// Ids to bytes; a cut-off response may end within a UTF-8 character. encode(decode(ids)) need
+  /// not be ids again.
   /// @throws std::invalid_argument for an id that is no token
   std::string decode(std::span<const int64_t> ids, bool skip_special = false) const;
 
@@ -85,7 +93,8 @@ class Tokenizer {
   };
   struct WordCache;
   using AddedTokens = std::array<std::vector<AddedToken>, 256>;  // by first byte, the longest first
-  using Splitter = std::function<size_t(std::string_view)>;      // bytes of the first piece of a text, at least 1
+  using Splitter =
+      std::function<size_t(std::string_view)>;  // bytes of the first piece of a text, at least 1
   using PieceAction = std::function<void(std::string_view)>;
 
   friend class TokenizerReader;
@@ -108,8 +117,8 @@ class Tokenizer {
   std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
 };
 
-/// tokenizer.json of a tiny model: a token for each of these bytes, without merges, and for each of these words, the
-/// last of which ends a text.
+/// tokenizer.json of a tiny model: a token for each of these bytes, without merges, and for each of
+/// these words, the last of which ends a text.
 std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words);
 
 }  // namespace tiny_zero

@@ -1,4 +1,4 @@
-#include "tiny_zero/safetensors_header.h"
+#include "tiny_zero/files/safetensors_header.h"
 
 #include <algorithm>
 #include <array>
@@ -17,14 +17,17 @@ size_t safetensors_element_bytes(const std::string& dtype) {
   return dtype == "BF16" || dtype == "F16" ? 2 : 0;
 }
 
-std::vector<StoredTensor> read_safetensors_header(std::span<const char> file, const std::string& name_for_errors) {
-  const auto fail = [&](const std::string& what) { throw std::runtime_error(name_for_errors + ": " + what); };
+std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
+                                                  const std::string& name_for_errors) {
+  const auto fail = [&](const std::string& what) {
+    throw std::runtime_error(name_for_errors + ": " + what);
+  };
   uint64_t header_bytes = 0;
   if (file.size() < sizeof header_bytes) fail("is too short for a safetensors file");
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
   if (header_bytes > file.size() - sizeof header_bytes) {
-    fail("says its header has " + std::to_string(header_bytes) + " bytes, the file has " + std::to_string(file.size()) +
-         "; is it truncated?");
+    fail("says its header has " + std::to_string(header_bytes) + " bytes, the file has " +
+         std::to_string(file.size()) + "; is it truncated?");
   }
   const size_t data = sizeof header_bytes + header_bytes, data_bytes = file.size() - data;
   std::set<std::string> names;
@@ -34,8 +37,9 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file, co
     }
     return true;
   };
-  const json header = json::parse(file.begin() + sizeof header_bytes, file.begin() + static_cast<int64_t>(data),
-                                  notice_name, /*allow_exceptions=*/false);
+  const json header =
+      json::parse(file.begin() + sizeof header_bytes, file.begin() + static_cast<int64_t>(data),
+                  notice_name, /*allow_exceptions=*/false);
   if (!header.is_object()) fail("its header is not a JSON object");
 
   std::vector<StoredTensor> tensors;
@@ -52,11 +56,13 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file, co
         tensor.shape.push_back(extent);
       }
       const json& offsets = entry.at("data_offsets");
-      const bool numbers = offsets.size() == 2 && offsets.at(0).is_number_unsigned() && offsets[1].is_number_unsigned();
-      const uint64_t begin = numbers ? uint64_t{offsets[0]} : 1, end = numbers ? uint64_t{offsets[1]} : 0;
+      const bool numbers = offsets.size() == 2 && offsets.at(0).is_number_unsigned() &&
+                           offsets[1].is_number_unsigned();
+      const uint64_t begin = numbers ? uint64_t{offsets[0]} : 1,
+                     end = numbers ? uint64_t{offsets[1]} : 0;
       if (begin > end || end > data_bytes || end - begin != size) {
-        fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " + offsets.dump() + " of " +
-             std::to_string(data_bytes) + "; is the file truncated?");
+        fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " +
+             offsets.dump() + " of " + std::to_string(data_bytes) + "; is the file truncated?");
       }
       tensor.begin = data + begin;
       tensor.end = data + end;
@@ -65,15 +71,17 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file, co
       fail("tensor " + name + ": " + error.what());
     }
   }
-  std::sort(tensors.begin(), tensors.end(),
-            [](const auto& a, const auto& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
   size_t next = data;
   for (const auto& tensor : tensors) {
     if (tensor.begin != next)
       fail("tensor " + tensor.name + (tensor.begin < next ? " overlaps another" : " leaves a gap"));
     next = tensor.end;
   }
-  if (next != file.size()) fail("has " + std::to_string(file.size() - next) + " bytes that belong to no tensor");
+  if (next != file.size())
+    fail("has " + std::to_string(file.size() - next) + " bytes that belong to no tensor");
   return tensors;
 }
 

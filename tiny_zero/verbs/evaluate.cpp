@@ -1,4 +1,4 @@
-#include "tiny_zero/evaluate.h"
+#include "tiny_zero/verbs/evaluate.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <iostream>
 #include <map>
 
-#include "tiny_zero/pipes.h"
-#include "tiny_zero/progress.h"
+#include "tiny_zero/settings/progress.h"
+#include "tiny_zero/verbs/pipes.h"
 
 namespace tiny_zero {
 namespace {
@@ -23,7 +23,8 @@ Json to_json(const Estimate& estimate) {
 bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
   std::vector<std::string> answers;
   for (int64_t i = first; i < first + count; ++i) {
-    answers.push_back(rollout.grades[i].answered ? task.answer(rollout.problem_of(i), rollout.texts[i]) : "");
+    answers.push_back(
+        rollout.grades[i].answered ? task.answer(rollout.problem_of(i), rollout.texts[i]) : "");
   }
   const int64_t winner = majority(task, answers);
   return winner >= 0 && rollout.grades[first + winner].correct;
@@ -32,7 +33,8 @@ bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, 
 /// Values per problem of each measure, such as "avg@4", in the order in which they are shown.
 using Measures = std::vector<std::pair<std::string, std::vector<double>>>;
 
-/// The same measures over the problems of one tag, for each tag: {"level 3": {"problems", "avg@4": {...}, ...}}.
+/// The same measures over the problems of one tag, for each tag: {"level 3": {"problems", "avg@4":
+/// {...}, ...}}.
 Json estimates_by_tag(const std::vector<Problem>& problems, const Measures& measures) {
   std::map<std::string, std::vector<size_t>> members;
   for (size_t p = 0; p < problems.size(); ++p) {
@@ -51,18 +53,20 @@ Json estimates_by_tag(const std::vector<Problem>& problems, const Measures& meas
 }
 
 void print_estimate(const std::string& name, const Json& value, const std::string& note = "") {
-  std::printf("%-34s %6.3f   [%.3f, %.3f]%s\n", name.c_str(), value["mean"].get<double>(), value["low"].get<double>(),
-              value["high"].get<double>(), note.c_str());
+  std::printf("%-34s %6.3f   [%.3f, %.3f]%s\n", name.c_str(), value["mean"].get<double>(),
+              value["low"].get<double>(), value["high"].get<double>(), note.c_str());
 }
 
 /// Shares over all responses of a rollout: the grades' flags and the task's tallies.
 Json shares(const Task& task, const Rollout& rollout) {
-  std::vector<Tally> total{{"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"cut at the limit", 0, 0}};
+  std::vector<Tally> total{
+      {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"cut at the limit", 0, 0}};
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const Reward& grade = rollout.grades[i];
     const bool flags[] = {grade.formatted, grade.answered, grade.reflected, !rollout.finished[i]};
     const auto own = task.diagnose(rollout.problem_of(i), rollout.texts[i]);
-    for (size_t j = 0; j < 4; ++j) total[j] = {total[j].name, total[j].hits + flags[j], total[j].trials + 1};
+    for (size_t j = 0; j < 4; ++j)
+      total[j] = {total[j].name, total[j].hits + flags[j], total[j].trials + 1};
     if (total.size() == 4) {
       for (const auto& tally : own) total.push_back({tally.name, 0, 0});
     }
@@ -73,7 +77,8 @@ Json shares(const Task& task, const Rollout& rollout) {
   }
   Json result = Json::object();
   for (const auto& [name, hits, trials] : total) {
-    const Json share = trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
+    const Json share =
+        trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
     result[name] = {{"share", share}, {"hits", hits}, {"trials", trials}};
   }
   return result;
@@ -88,9 +93,10 @@ Estimate estimate_mean(const std::vector<double>& values) {
   mean /= n;
   for (const double value : values) variance += (value - mean) * (value - mean) / n;
   const double coin = mean * (1 - mean);
-  const double size =
-      variance > 1e-12 && coin > 0 ? n * coin / variance : n;  // equal values: nothing known of their spread
-  constexpr double z = 1.959964;                               // the normal law's 97.5 % quantile
+  const double size = variance > 1e-12 && coin > 0
+                          ? n * coin / variance
+                          : n;    // equal values: nothing known of their spread
+  constexpr double z = 1.959964;  // the normal law's 97.5 % quantile
   const double centre = (mean + z * z / (2 * size)) / (1 + z * z / size);
   const double half = z / (1 + z * z / size) * std::sqrt(coin / size + z * z / (4 * size * size));
   return {mean, std::clamp(centre - half, 0.0, mean), std::clamp(centre + half, mean, 1.0)};
@@ -99,7 +105,8 @@ Estimate estimate_mean(const std::vector<double>& values) {
 double pass_at_k(int64_t n, int64_t c, int64_t k) {
   if (n - c < k) return 1.0;
   double all_wrong = 1.0;
-  for (int64_t i = n - c + 1; i <= n; ++i) all_wrong *= 1.0 - static_cast<double>(k) / static_cast<double>(i);
+  for (int64_t i = n - c + 1; i <= n; ++i)
+    all_wrong *= 1.0 - static_cast<double>(k) / static_cast<double>(i);
   return 1.0 - all_wrong;
 }
 
@@ -107,7 +114,9 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
   std::vector<std::pair<size_t, int64_t>> groups;  // the answer given first, votes
   for (size_t i = 0; i < answers.size(); ++i) {
     if (answers[i].empty()) continue;
-    const auto same = [&](const auto& group) { return task.same_answer(answers[group.first], answers[i]); };
+    const auto same = [&](const auto& group) {
+      return task.same_answer(answers[group.first], answers[i]);
+    };
     const auto group = std::find_if(groups.begin(), groups.end(), same);
     if (group == groups.end()) {
       groups.emplace_back(i, 1);
@@ -116,7 +125,8 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
     }
   }
   const auto most =
-      std::max_element(groups.begin(), groups.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+      std::max_element(groups.begin(), groups.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == groups.end() ? -1 : static_cast<int64_t>(most->first);
 }
 
@@ -163,7 +173,8 @@ Json evaluate(const Config& config, const Task& task) {
   for (const auto& [name, values] : measures) report[name] = to_json(estimate_mean(values));
   report["by_tag"] = estimates_by_tag(problems, measures);
   report["reward_mean"] = sampled.rewards.mean().item<double>();
-  report["response_tokens_mean"] = static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
+  report["response_tokens_mean"] =
+      static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
   report["shares"] = shares(task, sampled);
   report["seconds"] = watch.lap();
 

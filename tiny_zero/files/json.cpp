@@ -1,4 +1,4 @@
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
 
 #include <fstream>
 #include <sstream>
@@ -32,22 +32,27 @@ Json read_json(const fs::path& path, const std::string& wanted_for) {
   } catch (const Json::exception& error) {
     problem = std::string(": ") + error.what();
   }
-  throw std::invalid_argument(path.string() + " is not a JSON object" + problem + "; is the download complete?");
+  throw std::invalid_argument(path.string() + " is not a JSON object" + problem +
+                              "; is the download complete?");
 }
 
-void for_each_row(std::istream& in, const std::string& name,
-                  const std::function<void(const std::string& line, const std::string& place)>& act) {
+void for_each_row(
+    std::istream& in, const std::string& name,
+    const std::function<void(const std::string& line, const std::string& place)>& act) {
   std::string line;
   for (int64_t number = 1; std::getline(in, line); ++number) {
-    if (line.find_first_not_of(" \t\r") != std::string::npos) act(line, name + ":" + std::to_string(number));
+    if (line.find_first_not_of(" \t\r") != std::string::npos)
+      act(line, name + ":" + std::to_string(number));
   }
 }
 
 SideFiles read_side_files(const fs::path& directory) {
   SideFiles files;
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                           "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
-    if (fs::exists(directory / name)) files[name] = read_text(directory / name, "it belongs to the model");
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
+    if (fs::exists(directory / name))
+      files[name] = read_text(directory / name, "it belongs to the model");
   }
   return files;
 }

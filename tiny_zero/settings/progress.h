@@ -1,5 +1,6 @@
 #pragma once
-// What a run shows while it works: one line a step, a bar with the time left on a terminal, and Ctrl-C.
+// What a run shows while it works: one line a step, a bar with the time left on a terminal, and
+// Ctrl-C.
 
 #include <chrono>
 #include <cstdint>
@@ -23,7 +24,8 @@ class Stopwatch {
 class Progress {
  public:
   Progress(int64_t first_step, int64_t num_steps);
-  /// Prints the step's line, from the object that goes to metrics.jsonl, and on a terminal redraws the bar.
+  /// Prints the step's line, from the object that goes to metrics.jsonl, and on a terminal redraws
+  /// the bar.
   void show(const nlohmann::ordered_json& metrics);
   /// Removes the bar and prints a last line.
   void finish(const std::string& line);

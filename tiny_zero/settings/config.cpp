@@ -1,4 +1,4 @@
-#include "tiny_zero/config.h"
+#include "tiny_zero/settings/config.h"
 
 #include <limits>
 #include <stdexcept>
@@ -12,17 +12,21 @@ Settings Config::settings() {
   list.section("run")
       .add("name", name, "name of the run: its files lie in RUNS-DIR/NAME")
       .add("runs-dir", runs_dir, "directory of all runs")
-      .add("model", model, "model directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
+      .add("model", model,
+           "model directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
       .add("seed", seed, 0, kMany, "the same seed gives the same run, byte for byte, on the CPU")
       .add("device", device, "cpu, cuda or cuda:N")
       .add("compute-type", compute_type, {"float32", "bfloat16"},
            "type of the matrix products; weights stay float32 [T12]")
-      .add("gpu-memory", memory, "what train and plan may use, such as 24GiB; empty asks the device")
+      .add("gpu-memory", memory,
+           "what train and plan may use, such as 24GiB; empty asks the device")
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
-      .add("keep-checkpoints", keep_checkpoints, 1, kMany, "newest checkpoints kept; older ones are removed")
-      .add("samples-per-step", samples_per_step, 0, kMany, "responses a step written to samples.jsonl")
+      .add("keep-checkpoints", keep_checkpoints, 1, kMany,
+           "newest checkpoints kept; older ones are removed")
+      .add("samples-per-step", samples_per_step, 0, kMany,
+           "responses a step written to samples.jsonl")
       .add("show-settings", show_settings, "print the table of settings at the start");
   list.section("task").add("task", task, "what is asked and how it is graded");
   list.section("shape")
@@ -31,90 +35,118 @@ Settings Config::settings() {
       .add("heads", heads, 1, 1000, "query heads; hidden / heads is the head size, an even number")
       .add("kv-heads", kv_heads, 1, 1000, "key-value heads; divides heads")
       .add("ffn", ffn, 16, kMany, "width inside the feed-forward part")
-      .add("max-positions", max_positions, 16, kMany, "longest sequence, prompt and response together")
+      .add("max-positions", max_positions, 16, kMany,
+           "longest sequence, prompt and response together")
       .add("rope-theta", rope_theta, 1.0, kAny, "base of the rotary angles");
   list.section("pretraining")
       .add("pretrain-tokens", pretrain_tokens, 1, kMany, "tokens of base text to train on")
       .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany,
            "tokens an update; small batches learn more a token")
-      .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0, "at the start; falls linearly to 0");
+      .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
+           "at the start; falls linearly to 0");
   list.section("sampling")
-      .add("temperature", temperature, 0.0, 100.0, "divides the logits; 0 is greedy (not in training)")
-      .add("top-p", top_p, 1e-9, 1.0, "keep the likeliest tokens of this mass; training needs 1 [T9]")
+      .add("temperature", temperature, 0.0, 100.0,
+           "divides the logits; 0 is greedy (not in training)")
+      .add("top-p", top_p, 1e-9, 1.0,
+           "keep the likeliest tokens of this mass; training needs 1 [T9]")
       .add("max-response-tokens", max_response_tokens, 1, kMany, "responses are cut here")
-      .add("rollout-batch", rollout_batch, 1, kMany, "responses sampled side by side; bounds the cache's memory");
+      .add("rollout-batch", rollout_batch, 1, kMany,
+           "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")
-      .add("algorithm", algorithm, {"ppo", "grpo"}, "where advantages come from: a critic (ppo) or the group (grpo)")
+      .add("algorithm", algorithm, {"ppo", "grpo"},
+           "where advantages come from: a critic (ppo) or the group (grpo)")
       .add("num-steps", num_steps, 0, kMany, "steps: sample, grade, update")
       .add("prompts-per-step", prompts_per_step, 1, kMany, "problems a step")
       .add("group-size", group_size, 1, 65536, "responses a problem (G)")
-      .add("epochs", epochs, 1, 1000, "passes over each rollout; 1 is strictly on-policy with mini-batches 1")
+      .add("epochs", epochs, 1, 1000,
+           "passes over each rollout; 1 is strictly on-policy with mini-batches 1")
       .add("mini-batches", mini_batches, 1, 65536, "policy updates a pass")
       .add("tokens-per-micro-batch", tokens_per_micro_batch, 1, kMany,
            "tokens run at once; changes memory and speed only")
-      .add("dynamic-sampling", dynamic_sampling, "sample on until no group has equal rewards only [DAPO]")
+      .add("dynamic-sampling", dynamic_sampling,
+           "sample on until no group has equal rewards only [DAPO]")
       .add("truncated", truncated, {"keep", "penalise", "mask"},
-           "responses cut at the limit: graded as they are, given truncation-penalty, or left out of the loss [T16]")
-      .add("truncation-penalty", truncation_penalty, -kAny, kAny, "their reward with truncated = penalise");
+           "responses cut at the limit: graded as they are, given truncation-penalty, or left out "
+           "of the loss [T16]")
+      .add("truncation-penalty", truncation_penalty, -kAny, kAny,
+           "their reward with truncated = penalise");
   list.section("advantages")
       .add("gamma", gamma, 0.0, 1.0, "discount of later rewards (ppo)")
       .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step (ppo)")
-      .add("whiten", whiten, "advantages to mean 0, deviation 1 over the rollout's tokens (ppo) [T18]")
+      .add("whiten", whiten,
+           "advantages to mean 0, deviation 1 over the rollout's tokens (ppo) [T18]")
       .add("group-std", group_std, {"none", "sample", "population"},
            "divide by the group's deviation, over n - 1 or n; none is Dr. GRPO (grpo)")
       .add("group-epsilon", group_epsilon, 0.0, 1.0, "added to the deviation (grpo)")
-      .add("baseline", baseline, {"mean", "leave-one-out"}, "of the group's rewards; leave-one-out is RLOO (grpo)");
+      .add("baseline", baseline, {"mean", "leave-one-out"},
+           "of the group's rewards; leave-one-out is RLOO (grpo)");
   list.section("loss")
       .add("clip-low", clip_low, 0.0, 1.0, "the ratio counts down to 1 - clip-low")
       .add("clip-high", clip_high, 0.0, kAny, "the ratio counts up to 1 + clip-high")
       .add("aggregation", aggregation, {"token", "sequence", "constant"},
-           "mean over all tokens of the step, per response then over responses [GRPO eq. 3], or a sum over a constant "
+           "mean over all tokens of the step, per response then over responses [GRPO eq. 3], or a "
+           "sum over a constant "
            "[Dr. GRPO]")
       .add("entropy-coef", entropy_coef, 0.0, kAny, "weight of the entropy bonus")
       .add("kl", kl, {"none", "reward", "loss-k3", "loss-k2"},
-           "KL to the reference: in the reward (k1), in the loss as k3 [GRPO eq. 4] or as k2, whose gradient is the "
+           "KL to the reference: in the reward (k1), in the loss as k3 [GRPO eq. 4] or as k2, "
+           "whose gradient is the "
            "KL's")
       .add("kl-coef", kl_coef, 0.0, kAny, "weight of the KL (beta)")
-      .add("reference-every", reference_every, 0, kMany, "steps after which the policy becomes the reference; 0 never");
+      .add("reference-every", reference_every, 0, kMany,
+           "steps after which the policy becomes the reference; 0 never");
   list.section("critic")
-      .add("critic", critic, {"separate", "shared"}, "own network, or a second head on the policy's trunk")
+      .add("critic", critic, {"separate", "shared"},
+           "own network, or a second head on the policy's trunk")
       .add("critic-head", critic_head, {"zero", "orz"},
            "start of the value head: zero, or uniform(-sqrt 5, sqrt 5) [ORZ]")
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of the separate critic")
       .add("critic-mini-batches", critic_mini_batches, 1, 65536, "critic updates a pass")
-      .add("critic-warmup-steps", critic_warmup_steps, 0, kMany, "first steps in which only the critic learns")
-      .add("value-clip", value_clip, 0.0, kAny, "values may leave the old ones by this much in the loss; 0 is off")
-      .add("value-coef", value_coef, 0.0, kAny, "weight of the value loss beside the policy's with critic = shared");
+      .add("critic-warmup-steps", critic_warmup_steps, 0, kMany,
+           "first steps in which only the critic learns")
+      .add("value-clip", value_clip, 0.0, kAny,
+           "values may leave the old ones by this much in the loss; 0 is off")
+      .add("value-coef", value_coef, 0.0, kAny,
+           "weight of the value loss beside the policy's with critic = shared");
   list.section("optimiser")
       .add("learning-rate", learning_rate, 0.0, 1.0, "of the policy, after the warm-up")
       .add("beta1", beta1, 0.0, 0.999999, "AdamW: decay of the gradient's mean")
       .add("beta2", beta2, 0.0, 0.999999, "AdamW: decay of the gradient's square")
       .add("adam-epsilon", adam_epsilon, 0.0, 1.0, "AdamW: added to the root of the square")
-      .add("weight-decay", weight_decay, 0.0, 1.0, "AdamW: decoupled decay, in units of the learning rate")
-      .add("max-grad-norm", max_grad_norm, 0.0, kAny, "gradients are scaled down to this norm; 0 is off")
-      .add("warmup-steps", warmup_steps, 0, kMany, "steps over which the learning rate rises linearly")
-      .add("schedule", schedule, {"constant", "linear", "cosine"}, "of the learning rate after the warm-up")
-      .add("final-learning-rate", final_learning_rate, 0.0, 1.0, "at the last step of a linear or cosine schedule");
+      .add("weight-decay", weight_decay, 0.0, 1.0,
+           "AdamW: decoupled decay, in units of the learning rate")
+      .add("max-grad-norm", max_grad_norm, 0.0, kAny,
+           "gradients are scaled down to this norm; 0 is off")
+      .add("warmup-steps", warmup_steps, 0, kMany,
+           "steps over which the learning rate rises linearly")
+      .add("schedule", schedule, {"constant", "linear", "cosine"},
+           "of the learning rate after the warm-up")
+      .add("final-learning-rate", final_learning_rate, 0.0, 1.0,
+           "at the last step of a linear or cosine schedule");
   list.section("evaluation")
       .add("eval-problems", eval_problems, 1, kMany, "problems")
-      .add("eval-samples", eval_samples, 1, 65536, "responses a problem (k of avg@k, pass@k, maj@k)")
+      .add("eval-samples", eval_samples, 1, 65536,
+           "responses a problem (k of avg@k, pass@k, maj@k)")
       .add("greedy", greedy, "also the greedy response of each problem")
       .add("split", split, "train or test")
       .add("json", json, "file for the figures as JSON; - is standard output")
       .add("responses", responses, "file for all responses, one JSON object a line");
   list.section("generation")
       .add("prompt", prompt, "text to continue, printed as it is written; empty reads JSON Lines")
-      .add("problem", problem, -1, kMany, "number of a test problem of the task to answer and grade; -1 for none")
+      .add("problem", problem, -1, kMany,
+           "number of a test problem of the task to answer and grade; -1 for none")
       .add("samples", samples, 1, 65536, "responses to each prompt");
   list.section("text")
-      .add("chat", chat, {"plain", "qwen", "smollm2"}, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
+      .add("chat", chat, {"plain", "qwen", "smollm2"},
+           "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
       .add("decode", decode, "tokenize: read ids and write text");
-  list.section("decontamination").add("against", against, "JSON Lines file of the test problems to keep out");
+  list.section("decontamination")
+      .add("against", against, "JSON Lines file of the test problems to keep out");
   list.section("export")
       .add("output", output, "directory to write the model to")
       .add("export-type", export_type, {"float32", "bfloat16"}, "type of the weights in the file");
-  list.section("report").add("expected", expected,
-                             "file with the summaries of earlier seeds, one a line; empty for none");
+  list.section("report").add(
+      "expected", expected, "file with the summaries of earlier seeds, one a line; empty for none");
   list.section("bench")
       .add("bench-steps", bench_steps, 1, kMany, "measured steps; the median counts")
       .add("bench-vocab", bench_vocab, 2, kMany, "vocabulary size")
@@ -130,28 +162,34 @@ void demand(bool condition, const std::string& message) {
 }  // namespace
 
 void Config::validate() const {
-  demand(device == "cpu" || device.starts_with("cuda"), "device is \"" + device + "\", want cpu, cuda or cuda:N");
+  demand(device == "cpu" || device.starts_with("cuda"),
+         "device is \"" + device + "\", want cpu, cuda or cuda:N");
   demand(split == "train" || split == "test", "split is \"" + split + "\", want train or test");
   demand(hidden % heads == 0 && hidden / heads % 2 == 0,
-         "hidden is " + std::to_string(hidden) + ", want an even multiple of heads = " + std::to_string(heads));
-  demand(heads % kv_heads == 0,
-         "kv-heads is " + std::to_string(kv_heads) + ", want a divisor of heads = " + std::to_string(heads));
+         "hidden is " + std::to_string(hidden) +
+             ", want an even multiple of heads = " + std::to_string(heads));
+  demand(heads % kv_heads == 0, "kv-heads is " + std::to_string(kv_heads) +
+                                    ", want a divisor of heads = " + std::to_string(heads));
   demand(!name.empty() && name.find('/') == std::string::npos && name != "." && name != "..",
          "name is \"" + name + "\", want a plain directory name");
 }
 
 void Config::validate_training() const {
   demand(!model.empty(), "model is empty, want the directory of the model to train: --model DIR");
-  demand(temperature > 0, "temperature is 0, training wants more: a greedy sampler has nothing to compare");
+  demand(temperature > 0,
+         "temperature is 0, training wants more: a greedy sampler has nothing to compare");
   demand(top_p == 1,
-         "top-p is below 1, training wants 1: the loss scores the whole distribution, not a truncated one [T9]");
+         "top-p is below 1, training wants 1: the loss scores the whole distribution, not a "
+         "truncated one [T9]");
   demand(algorithm == Algorithm::ppo || group_size > 1,
-         "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or worse response; or "
+         "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or "
+         "worse response; or "
          "take ppo");
   demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
   demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
          "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +
-             " with critic shared, want 0: a shared trunk cannot learn values alone; or take critic = separate");
+             " with critic shared, want 0: a shared trunk cannot learn values alone; or take "
+             "critic = separate");
 }
 
 }  // namespace tiny_zero

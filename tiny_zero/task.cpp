@@ -1,4 +1,4 @@
-#include "tiny_zero/reward.h"
+#include "tiny_zero/task.h"
 
 #include <map>
 

@@ -8,17 +8,17 @@
 #include <fstream>
 #include <functional>
 
-#include "tiny_zero/config.h"
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
 #include "tiny_zero/model.h"
 #include "tiny_zero/optimizer.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 
 class RunDirectory {
  public:
-  /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or if there is nothing
-  /// to resume.
+  /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or
+  /// if there is nothing to resume.
   explicit RunDirectory(const Config& config);
   /// Creates the directory of a new run, once all that could fail at its start has gone well.
   void create(const Settings& settings);
@@ -26,9 +26,11 @@ class RunDirectory {
   void log_metrics(const Json& line) { append(metrics_, line); }
   void log_sample(const Json& line) { append(samples_, line); }
 
-  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is given, `state` is what
-  /// a JSON object can hold. Older checkpoints beyond the newest `keep` are removed.
-  void save(int64_t step, Json state, int64_t keep, const std::function<void(const std::filesystem::path&)>& write);
+  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is
+  /// given, `state` is what a JSON object can hold. Older checkpoints beyond the newest `keep` are
+  /// removed.
+  void save(int64_t step, Json state, int64_t keep,
+            const std::function<void(const std::filesystem::path&)>& write);
   /// The newest whole checkpoint's directory, "" if there is none.
   std::filesystem::path newest_checkpoint() const;
   /// Reads a checkpoint's state and cuts the logs back to where they were when it was saved.
@@ -44,10 +46,11 @@ class RunDirectory {
   std::ofstream metrics_, samples_;
 };
 
-/// A model and its optimiser in a checkpoint: NAME/ in Hugging Face layout and NAME_optimizer.safetensors.
-void save_trained(const std::filesystem::path& directory, const std::string& name, const Model& model,
-                  const AdamW& optimizer);
-Model load_trained(const std::filesystem::path& directory, const std::string& name, Head head, torch::Device device,
-                   const Config& config, std::unique_ptr<AdamW>& optimizer);
+/// A model and its optimiser in a checkpoint: NAME/ in Hugging Face layout and
+/// NAME_optimizer.safetensors.
+void save_trained(const std::filesystem::path& directory, const std::string& name,
+                  const Model& model, const AdamW& optimizer);
+Model load_trained(const std::filesystem::path& directory, const std::string& name, Head head,
+                   torch::Device device, const Config& config, std::unique_ptr<AdamW>& optimizer);
 
 }  // namespace tiny_zero

@@ -21,15 +21,18 @@ using TensorMap = std::map<std::string, torch::Tensor>;
 void save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                       std::optional<torch::Dtype> type = {});
 
-/// Maps a file into memory; the tensors read from it on demand and keep the mapping alive. Treat them as read-only.
-/// @throws std::runtime_error with file and tensor for anything that read_safetensors_header() refuses
+/// Maps a file into memory; the tensors read from it on demand and keep the mapping alive. Treat
+/// them as read-only.
+/// @throws std::runtime_error with file and tensor for anything that read_safetensors_header()
+/// refuses
 TensorMap load_safetensors(const std::filesystem::path& path);
 
-/// The tensors of a model directory: of model.safetensors, else of the shards in model.safetensors.index.json, which
-/// must hold what the index lists and nothing else.
+/// The tensors of a model directory: of model.safetensors, else of the shards in
+/// model.safetensors.index.json, which must hold what the index lists and nothing else.
 TensorMap load_model_tensors(const std::filesystem::path& directory);
 
-/// Gives back the memory into which a tensor of load_safetensors() was read; reading it again reads the file again.
+/// Gives back the memory into which a tensor of load_safetensors() was read; reading it again reads
+/// the file again.
 void forget_pages(const torch::Tensor& mapped);
 
 }  // namespace tiny_zero

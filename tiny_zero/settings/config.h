@@ -1,10 +1,11 @@
 #pragma once
-// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of them; a verb's
+// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of
+// them; a verb's
 // --help shows the sections that the verb reads.
 
 #include <string>
 
-#include "tiny_zero/settings.h"
+#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 
@@ -143,7 +144,8 @@ struct Config {
 
   /// The list of settings, pointing into this object.
   Settings settings();
-  /// Checks what no single range can say. Throws std::invalid_argument with names, values and the way out.
+  /// Checks what no single range can say. Throws std::invalid_argument with names, values and the
+  /// way out.
   void validate() const;
   /// Likewise what only training demands.
   void validate_training() const;

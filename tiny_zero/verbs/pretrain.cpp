@@ -1,11 +1,11 @@
-#include "tiny_zero/pretrain.h"
+#include "tiny_zero/verbs/pretrain.h"
 
 #include <cmath>
 #include <cstdio>
 #include <optional>
 
-#include "tiny_zero/progress.h"
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/files/tokenizer.h"
+#include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {
 namespace {
@@ -13,13 +13,14 @@ namespace {
 using torch::Tensor;
 
 struct TextBatch {
-  PackedTokens tokens;             // documents, each closed by the end token
-  std::vector<int64_t> positions;  // of the tokens before a response's token: what the loss is taken on
+  PackedTokens tokens;  // documents, each closed by the end token
+  std::vector<int64_t>
+      positions;  // of the tokens before a response's token: what the loss is taken on
 };
 
 /// The next documents of the base text, until a batch is full.
-TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id, int64_t batch_tokens,
-                     int64_t& cursor, const torch::Device& device) {
+TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id,
+                     int64_t batch_tokens, int64_t& cursor, const torch::Device& device) {
   std::vector<std::vector<int64_t>> documents;
   std::vector<int64_t> positions;
   for (int64_t start = 0; start < batch_tokens; ++cursor) {
@@ -35,13 +36,15 @@ TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_i
   return {PackedTokens::from(documents, device), positions};
 }
 
-/// Mean loss of predicting each token of a response. The prompts are random numbers: nothing there to learn.
+/// Mean loss of predicting each token of a response. The prompts are random numbers: nothing there
+/// to learn.
 /// @return scalar, nats
 Tensor next_token_loss(const Model& model, const TextBatch& batch) {
   const Tensor index = torch::tensor(batch.positions, torch::kInt64).to(model.device());
   const Tensor hidden = model.hidden_states(batch.tokens);
   return -model
-              .log_probs(hidden, index, batch.tokens.ids.index_select(0, index + 1), /*temperature=*/1.0,
+              .log_probs(hidden, index, batch.tokens.ids.index_select(0, index + 1),
+                         /*temperature=*/1.0,
                          /*with_entropy=*/false)
               .log_probs.mean();
 }
@@ -53,7 +56,8 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   const torch::Device device(config.device);
   RunDirectory directory(config);
   const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
-  ModelConfig shape = ModelConfig::from_settings(config, static_cast<int64_t>(tokenizer.vocab_size()));
+  ModelConfig shape =
+      ModelConfig::from_settings(config, static_cast<int64_t>(tokenizer.vocab_size()));
   shape.end_ids = {tokenizer.token_id("<|endoftext|>").value()};
   int64_t tokens = 0, cursor = 0, update = 0;
   double loss_sum = 0;  // since the last line of metrics
@@ -76,14 +80,17 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     save_trained(path, "model", *model, *optimizer);
     write_text(path / "model" / "tokenizer.json", task.tokenizer_json());
   };
-  std::printf("pretraining %ld parameters on %ld tokens\n", static_cast<long>(model->parameters().numel()),
+  std::printf("pretraining %ld parameters on %ld tokens\n",
+              static_cast<long>(model->parameters().numel()),
               static_cast<long>(config.pretrain_tokens));
   Stopwatch watch;
   int64_t timed_tokens = tokens;
   while (tokens < config.pretrain_tokens) {
-    const TextBatch batch = next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
+    const TextBatch batch =
+        next_batch(task, tokenizer, shape.end_ids[0], config.pretrain_batch_tokens, cursor, device);
     const double learning_rate =
-        config.pretrain_learning_rate * (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
+        config.pretrain_learning_rate *
+        (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
     const Tensor loss = next_token_loss(*model, batch);
     loss.backward();
     optimizer->step(model->parameters(), model->gradients(), learning_rate);
@@ -93,21 +100,26 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
       const double speed = std::round(static_cast<double>(tokens - timed_tokens) / watch.lap());
       const double mean_loss = std::exchange(loss_sum, 0.0) / kLogEvery;
       timed_tokens = tokens;
-      directory.log_metrics(
-          {{"step", update}, {"tokens", tokens}, {"loss", mean_loss}, {"lr", learning_rate}, {"tokens_per_s", speed}});
+      directory.log_metrics({{"step", update},
+                             {"tokens", tokens},
+                             {"loss", mean_loss},
+                             {"lr", learning_rate},
+                             {"tokens_per_s", speed}});
       if (update % kShowEvery == 0) {
-        std::printf("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s\n", static_cast<long>(update),
-                    static_cast<long>(tokens), mean_loss, speed);
+        std::printf("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s\n",
+                    static_cast<long>(update), static_cast<long>(tokens), mean_loss, speed);
         std::fflush(stdout);
       }
     }
     if (update % kSaveEvery == 0 || interrupted()) {
-      const Json state = {{"step", update}, {"tokens", tokens}, {"cursor", cursor}, {"loss_sum", loss_sum}};
+      const Json state = {
+          {"step", update}, {"tokens", tokens}, {"cursor", cursor}, {"loss_sum", loss_sum}};
       directory.save(update, state, config.keep_checkpoints, save_model);
     }
     if (interrupted()) {
-      std::printf("stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
-                  config.runs_dir.c_str(), config.name.c_str());
+      std::printf(
+          "stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
+          config.runs_dir.c_str(), config.name.c_str());
       return;
     }
   }

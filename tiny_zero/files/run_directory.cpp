@@ -1,4 +1,4 @@
-#include "tiny_zero/run_directory.h"
+#include "tiny_zero/files/run_directory.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "tiny_zero/safetensors.h"
+#include "tiny_zero/files/safetensors.h"
 
 namespace tiny_zero {
 namespace {
@@ -28,7 +28,8 @@ std::map<int64_t, fs::path> list_checkpoints(const fs::path& run) {
 /// Makes the names in a directory, or a file's bytes, survive a power cut.
 void flush_to_disk(const fs::path& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0 || fsync(file) != 0) throw std::runtime_error(path.string() + " cannot be flushed to the disk");
+  if (file < 0 || fsync(file) != 0)
+    throw std::runtime_error(path.string() + " cannot be flushed to the disk");
   close(file);
 }
 
@@ -36,11 +37,12 @@ void flush_to_disk(const fs::path& path) {
 
 RunDirectory::RunDirectory(const Config& config) : path_(fs::path(config.runs_dir) / config.name) {
   if (config.resume && newest_checkpoint().empty()) {
-    throw std::invalid_argument(path_.string() + " holds no checkpoint to resume; remove it and leave --resume out");
+    throw std::invalid_argument(path_.string() +
+                                " holds no checkpoint to resume; remove it and leave --resume out");
   }
   if (!config.resume && fs::exists(path_ / "settings.conf")) {
-    throw std::invalid_argument(path_.string() +
-                                " exists already; --resume continues it, another --name starts a new run");
+    throw std::invalid_argument(
+        path_.string() + " exists already; --resume continues it, another --name starts a new run");
   }
 }
 
@@ -48,7 +50,8 @@ void RunDirectory::create(const Settings& settings) {
   fs::create_directories(path_ / "checkpoints");
   std::ofstream file(path_ / "settings.conf");
   settings.write(file);
-  if (!file.flush()) throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
+  if (!file.flush())
+    throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
   open_logs(std::ios::trunc);
 }
 
@@ -61,12 +64,15 @@ void RunDirectory::open_logs(std::ios::openmode mode) {
 }
 
 void RunDirectory::append(std::ofstream& file, const Json& line) {
-  // The model may write bytes that are no UTF-8: they are shown as U+FFFD in the log, never thrown at the loop.
+  // The model may write bytes that are no UTF-8: they are shown as U+FFFD in the log, never thrown
+  // at the loop.
   file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-  if (!file.flush()) throw std::runtime_error("metrics.jsonl or samples.jsonl cannot be written: is the disk full?");
+  if (!file.flush())
+    throw std::runtime_error("metrics.jsonl or samples.jsonl cannot be written: is the disk full?");
 }
 
-void RunDirectory::save(int64_t step, Json state, int64_t keep, const std::function<void(const fs::path&)>& write) {
+void RunDirectory::save(int64_t step, Json state, int64_t keep,
+                        const std::function<void(const fs::path&)>& write) {
   const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step)),
                  aside = target.string() + ".partial";
   fs::remove_all(aside);
@@ -101,22 +107,26 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
   return state;
 }
 
-void save_trained(const fs::path& directory, const std::string& name, const Model& model, const AdamW& optimizer) {
+void save_trained(const fs::path& directory, const std::string& name, const Model& model,
+                  const AdamW& optimizer) {
   model.save(directory / name);
-  save_safetensors(
-      directory / (name + "_optimizer.safetensors"),
-      {{"mean", optimizer.mean}, {"square", optimizer.square}, {"updates", torch::tensor({optimizer.updates})}});
+  save_safetensors(directory / (name + "_optimizer.safetensors"),
+                   {{"mean", optimizer.mean},
+                    {"square", optimizer.square},
+                    {"updates", torch::tensor({optimizer.updates})}});
 }
 
-Model load_trained(const fs::path& directory, const std::string& name, Head head, torch::Device device,
-                   const Config& config, std::unique_ptr<AdamW>& optimizer) {
+Model load_trained(const fs::path& directory, const std::string& name, Head head,
+                   torch::Device device, const Config& config, std::unique_ptr<AdamW>& optimizer) {
   Model model = Model::load(directory / name, head, device);
   const fs::path path = directory / (name + "_optimizer.safetensors");
   const auto stored = load_safetensors(path);
   optimizer = std::make_unique<AdamW>(model.parameters(), config);
-  for (auto [key, tensor] : {std::pair{"mean", &optimizer->mean}, std::pair{"square", &optimizer->square}}) {
+  for (auto [key, tensor] :
+       {std::pair{"mean", &optimizer->mean}, std::pair{"square", &optimizer->square}}) {
     if (!stored.contains(key) || stored.at(key).numel() != tensor->numel()) {
-      throw std::runtime_error(path.string() + ": " + key + " does not fit the model; was the critic setting changed?");
+      throw std::runtime_error(path.string() + ": " + key +
+                               " does not fit the model; was the critic setting changed?");
     }
     tensor->copy_(stored.at(key));
   }

@@ -1,4 +1,4 @@
-#include "tiny_zero/report.h"
+#include "tiny_zero/verbs/report.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,24 +11,29 @@ namespace fs = std::filesystem;
 
 std::vector<Json> read_lines(const fs::path& path) {
   std::ifstream file(path);
-  if (!file) throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
+  if (!file)
+    throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
   std::vector<Json> lines;
   for (std::string line; std::getline(file, line);) {
     lines.push_back(Json::parse(line, nullptr, /*allow_exceptions=*/false));
     if (!lines.back().is_object())
-      throw std::invalid_argument(path.string() + ":" + std::to_string(lines.size()) + " is no JSON object");
+      throw std::invalid_argument(path.string() + ":" + std::to_string(lines.size()) +
+                                  " is no JSON object");
   }
   return lines;
 }
 
-/// The figures of an evaluation that the table shows, by name; null where there was nothing to count.
+/// The figures of an evaluation that the table shows, by name; null where there was nothing to
+/// count.
 Json figures(const Json& evaluation) {
   Json result = Json::object();
   for (const auto& [name, value] : evaluation.items()) {
-    if (value.is_object() && value.contains("mean")) result[name == "avg@1" ? "accuracy" : name] = value["mean"];
+    if (value.is_object() && value.contains("mean"))
+      result[name == "avg@1" ? "accuracy" : name] = value["mean"];
   }
   result["response tokens"] = evaluation.at("response_tokens_mean");
-  for (const auto& [name, share] : evaluation.at("shares").items()) result[name] = share.at("share");
+  for (const auto& [name, share] : evaluation.at("shares").items())
+    result[name] = share.at("share");
   return result;
 }
 
@@ -47,11 +52,13 @@ std::vector<double> smooth(const std::vector<Json>& metrics, const char* name, i
 
 std::string cell(const Json& value) {
   char text[32];
-  std::snprintf(text, sizeof text, value.is_number() ? "%.3f" : "-", value.is_number() ? value.get<double>() : 0.0);
+  std::snprintf(text, sizeof text, value.is_number() ? "%.3f" : "-",
+                value.is_number() ? value.get<double>() : 0.0);
   return text;
 }
 
-/// The first problem that the base model gets wrong and the trained one right after a failed check, else the first.
+/// The first problem that the base model gets wrong and the trained one right after a failed check,
+/// else the first.
 size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& after) {
   for (size_t i = 0; i < std::min(before.size(), after.size()); ++i) {
     if (before[i].at("correct").get<bool>()) continue;
@@ -60,8 +67,8 @@ size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& af
   return 0;
 }
 
-/// Compares figures with the smallest and largest of earlier seeds, widened by the noise of a measurement of 1,024
-/// problems.
+/// Compares figures with the smallest and largest of earlier seeds, widened by the noise of a
+/// measurement of 1,024 problems.
 bool print_band(const std::vector<Json>& earlier, const Json& figures_after) {
   constexpr double kNoise = 0.03;  // half a 95 % interval of a share near 1/2 over 1,024 problems
   bool inside = true;
@@ -91,28 +98,36 @@ void report(const Config& config) {
   const fs::path directory = fs::path(config.runs_dir) / config.name;
   const auto metrics = read_lines(directory / "metrics.jsonl");
   if (metrics.empty())
-    throw std::invalid_argument((directory / "metrics.jsonl").string() + " is empty: train the run first");
-  const auto read = [&](const char* name) { return figures(read_json(directory / name, "`eval --json` writes it")); };
+    throw std::invalid_argument((directory / "metrics.jsonl").string() +
+                                " is empty: train the run first");
+  const auto read = [&](const char* name) {
+    return figures(read_json(directory / name, "`eval --json` writes it"));
+  };
   const Json before = read("before.json"), after = read("after.json");
 
   std::printf("\n%-34s %10s %10s\n", "on problems never trained on", "before", "after");
   for (const auto& [name, value] : before.items()) {
-    std::printf("%-34s %10s %10s\n", name.c_str(), cell(value).c_str(), cell(after.value(name, Json())).c_str());
+    std::printf("%-34s %10s %10s\n", name.c_str(), cell(value).c_str(),
+                cell(after.value(name, Json())).c_str());
   }
 
-  const size_t problem = pick_problem(read_lines(directory / "before.jsonl"), read_lines(directory / "after.jsonl"));
+  const size_t problem =
+      pick_problem(read_lines(directory / "before.jsonl"), read_lines(directory / "after.jsonl"));
   std::printf("\nOne problem (number %zu of the test split) as training went on:\n", problem);
   for (const char* stage : {"before", "middle", "after"}) {
     const Json line = read_lines(directory / (std::string(stage) + ".jsonl")).at(problem);
     std::printf("\n--- %s, reward %g\n%s%s\n", stage, line.at("reward").get<double>(),
-                line.at("prompt").get<std::string>().c_str(), line.at("response").get<std::string>().c_str());
+                line.at("prompt").get<std::string>().c_str(),
+                line.at("response").get<std::string>().c_str());
   }
 
   const int64_t radius = std::max<int64_t>(1, static_cast<int64_t>(metrics.size()) / 30);
-  const auto accuracy = smooth(metrics, "accuracy", radius), tokens = smooth(metrics, "response_tokens_mean", radius),
+  const auto accuracy = smooth(metrics, "accuracy", radius),
+             tokens = smooth(metrics, "response_tokens_mean", radius),
              reflection = smooth(metrics, "reflection_rate", radius);
   std::ofstream curve(directory / "curve.tsv");
-  curve << "# step accuracy response_tokens reflection, each a mean over " << 2 * radius + 1 << " steps\n";
+  curve << "# step accuracy response_tokens reflection, each a mean over " << 2 * radius + 1
+        << " steps\n";
   for (size_t i = 0; i < metrics.size(); ++i)
     curve << i << '\t' << accuracy[i] << '\t' << tokens[i] << '\t' << reflection[i] << '\n';
   const Json summary = {{"name", config.name},
@@ -127,7 +142,8 @@ void report(const Config& config) {
   write_text(directory / "summary.json", summary.dump() + "\n");
   if (config.expected.empty()) return;
   const bool inside = print_band(read_lines(config.expected), after);
-  std::printf("%s\n", inside ? "The run lies in the expected band." : "The run lies outside the expected band.");
+  std::printf("%s\n", inside ? "The run lies in the expected band."
+                             : "The run lies outside the expected band.");
 }
 
 }  // namespace tiny_zero

@@ -1,4 +1,4 @@
-#include "tiny_zero/pipes.h"
+#include "tiny_zero/verbs/pipes.h"
 
 #include <algorithm>
 #include <cctype>
@@ -7,8 +7,8 @@
 #include <iostream>
 #include <unordered_map>
 
-#include "tiny_zero/files.h"
-#include "tiny_zero/progress.h"
+#include "tiny_zero/files/json.h"
+#include "tiny_zero/settings/progress.h"
 #include "tiny_zero/update.h"
 
 namespace tiny_zero {
@@ -16,10 +16,12 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-constexpr int64_t kGenerateDraw = -3;  // its random streams, apart from those of training and evaluation
+constexpr int64_t kGenerateDraw =
+    -3;  // its random streams, apart from those of training and evaluation
 
 std::filesystem::path model_directory(const Config& config) {
-  if (config.model.empty()) throw std::invalid_argument("model is empty, want a model directory: --model DIR");
+  if (config.model.empty())
+    throw std::invalid_argument("model is empty, want a model directory: --model DIR");
   return config.model;
 }
 
@@ -37,8 +39,8 @@ void for_each_line(const std::function<void(const Json&)>& act, std::istream& in
   }
 }
 
-/// A response may end within a character: what is no UTF-8 becomes U+FFFD. Who waits for an answer before it writes the
-/// next line gets it at once.
+/// A response may end within a character: what is no UTF-8 becomes U+FFFD. Who waits for an answer
+/// before it writes the next line gets it at once.
 void print(const Json& line) {
   std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << '\n';
   if (std::cin.rdbuf()->in_avail() <= 0) std::cout.flush();
@@ -53,8 +55,9 @@ std::vector<float> row_of(const torch::Tensor& table, int64_t row, int64_t lengt
 std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
   if (chat == ChatTemplate::plain) return prompt;
   return std::string("<|im_start|>system\n") +
-         (chat == ChatTemplate::qwen ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-                                     : "You are a helpful AI assistant named SmolLM, trained by Hugging Face") +
+         (chat == ChatTemplate::qwen
+              ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+              : "You are a helpful AI assistant named SmolLM, trained by Hugging Face") +
          "<|im_end|>\n<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n";
 }
 
@@ -84,18 +87,20 @@ void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
   for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line) {
     const bool has_ids = line.contains("prompt_ids");
-    const Ids prompt = has_ids
-                           ? line.at("prompt_ids").get<Ids>()
-                           : tokenizer.encode_prompt(chat_prompt(config.chat, line.at("prompt").get<std::string>()));
-    const Ids ids =
-        has_ids ? line.at("response_ids").get<Ids>() : tokenizer.encode(line.at("response").get<std::string>());
-    const auto length = static_cast<int64_t>(ids.size()), all = length + static_cast<int64_t>(prompt.size());
+    const Ids prompt = has_ids ? line.at("prompt_ids").get<Ids>()
+                               : tokenizer.encode_prompt(chat_prompt(
+                                     config.chat, line.at("prompt").get<std::string>()));
+    const Ids ids = has_ids ? line.at("response_ids").get<Ids>()
+                            : tokenizer.encode(line.at("response").get<std::string>());
+    const auto length = static_cast<int64_t>(ids.size()),
+               all = length + static_cast<int64_t>(prompt.size());
     if (prompt.empty() || ids.empty() || all > model.config().max_positions) {
       throw std::invalid_argument("prompt and response have " + std::to_string(all) +
                                   " tokens, want at least one each " + "and at most " +
                                   std::to_string(model.config().max_positions));
     }
-    for (const Ids& part : {prompt, ids}) tokenizer.decode(part);  // throws for an id that is no token
+    for (const Ids& part : {prompt, ids})
+      tokenizer.decode(part);  // throws for an id that is no token
     Rollout rollout;
     rollout.prompts = {prompt};
     rollout.lengths = {length};
@@ -109,14 +114,18 @@ void score(const Config& config) {
 void generate(const Config& config, const Task& task) {
   const auto [tokenizer, model] = load_model(config);
   auto options = sampling_options(config, config.temperature);
-  const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem, int64_t samples,
-                                                                  int64_t draw) {
+  const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem,
+                                                                  int64_t samples, int64_t draw) {
     return Sampler(model, options).sample(tokenizer, {problem}, samples, draw);
   };
-  const auto as_problem = [&](const std::string& prompt) { return Problem{chat_prompt(config.chat, prompt), ""}; };
+  const auto as_problem = [&](const std::string& prompt) {
+    return Problem{chat_prompt(config.chat, prompt), ""};
+  };
   if (!config.prompt.empty()) {
-    options.on_token = [&, &tokenizer = tokenizer, &ends = model.config().end_ids](int64_t, int64_t id) {
-      if (std::find(ends.begin(), ends.end(), id) == ends.end()) std::cout << tokenizer.decode({&id, 1}) << std::flush;
+    options.on_token = [&, &tokenizer = tokenizer, &ends = model.config().end_ids](int64_t,
+                                                                                   int64_t id) {
+      if (std::find(ends.begin(), ends.end(), id) == ends.end())
+        std::cout << tokenizer.decode({&id, 1}) << std::flush;
     };
     for (int64_t i = 0; i < config.samples; ++i) {
       std::cout << config.prompt << std::flush;
@@ -124,17 +133,20 @@ void generate(const Config& config, const Task& task) {
       std::cout << std::endl;
     }
   } else if (config.problem >= 0) {
-    Rollout rollout = sample(task.problem(Split::test, config.problem), config.samples, kGenerateDraw);
+    Rollout rollout =
+        sample(task.problem(Split::test, config.problem), config.samples, kGenerateDraw);
     grade(task, rollout);
     for (int64_t i = 0; i < rollout.size(); ++i) {
-      std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward " << rollout.grades[i].score << '\n';
+      std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward "
+                << rollout.grades[i].score << '\n';
     }
   } else {
     for_each_line([&](const Json& line) {
       const auto prompt = line.at("prompt").get<std::string>();
       const Rollout rollout = sample(as_problem(prompt), config.samples, kGenerateDraw);
       for (int64_t i = 0; i < rollout.size(); ++i) {
-        const int64_t *ids = rollout.response_ids[i].data_ptr<int64_t>(), length = rollout.lengths[i];
+        const int64_t *ids = rollout.response_ids[i].data_ptr<int64_t>(),
+                      length = rollout.lengths[i];
         print({{"prompt", prompt},
                {"response", rollout.texts[i]},
                {"ids", Ids(ids, ids + length)},
@@ -149,8 +161,8 @@ void grade_lines(const Task& task) {
     const bool whole = line.contains("response");
     const Problem problem{"", line.at("gold").get<std::string>()};
     const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
-    const Reward reward =
-        whole ? task.grade(problem, text, line.value("finished", true)) : task.grade_answer(problem, text);
+    const Reward reward = whole ? task.grade(problem, text, line.value("finished", true))
+                                : task.grade_answer(problem, text);
     const std::string extracted = whole ? task.answer(problem, text) : text;
     const auto reason = reward.correct ? "right" : reward.answered ? "wrong" : "no answer";
     print({{"correct", reward.correct},
@@ -175,10 +187,13 @@ std::vector<std::string> ten_grams(const std::string& text) {
 }
 
 void decontaminate(const Config& config) {
-  const auto text = [](const Json& line) { return line.at(line.contains("problem") ? "problem" : "question"); };
+  const auto text = [](const Json& line) {
+    return line.at(line.contains("problem") ? "problem" : "question");
+  };
   std::ifstream file(config.against);
   if (!file)
-    throw std::invalid_argument("against is \"" + config.against + "\", want a JSON Lines file of test problems");
+    throw std::invalid_argument("against is \"" + config.against +
+                                "\", want a JSON Lines file of test problems");
   std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them
   int64_t tests = 0, read = 0, dropped = 0;
   for_each_line(
@@ -191,8 +206,8 @@ void decontaminate(const Config& config) {
     for (const auto& words : ten_grams(text(line))) {
       const auto found = tested.find(words);
       if (found == tested.end()) continue;
-      std::cerr << "line " << read << " shares \"" << words << "\" with " << config.against << ":" << found->second
-                << '\n';
+      std::cerr << "line " << read << " shares \"" << words << "\" with " << config.against << ":"
+                << found->second << '\n';
       ++dropped;
       return;
     }
@@ -204,7 +219,8 @@ void decontaminate(const Config& config) {
 void export_model(const Config& config) {
   const std::filesystem::path from = model_directory(config), to = config.output;
   if (to.empty() || std::filesystem::exists(to / "config.json"))
-    throw std::invalid_argument("output is \"" + config.output + "\", want a directory that holds no model yet");
+    throw std::invalid_argument("output is \"" + config.output +
+                                "\", want a directory that holds no model yet");
   const SideFiles side_files = read_side_files(from);
   Model::load(from, Head::language_model, torch::kCPU).save(to, to_dtype(config.export_type));
   write_side_files(to, side_files);

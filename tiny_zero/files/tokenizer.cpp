@@ -1,4 +1,4 @@
-#include "tiny_zero/tokenizer.h"
+#include "tiny_zero/files/tokenizer.h"
 
 #include <utf8proc.h>
 
@@ -11,12 +11,13 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "tiny_zero/files.h"
+#include "tiny_zero/files/json.h"
 
 namespace tiny_zero {
 
 struct Tokenizer::WordCache {
-  static constexpr size_t kMaxWords = 1 << 16, kMaxWordBytes = 256;  // some tens of MB at the very worst
+  static constexpr size_t kMaxWords = 1 << 16,
+                          kMaxWordBytes = 256;  // some tens of MB at the very worst
   std::mutex mutex;
   TextMap<std::vector<int64_t>> ids;
 };
@@ -36,10 +37,11 @@ struct Char {
 };
 
 Kind kind_of(int32_t code) {
-  // White_Space of Unicode, which utf8proc has no property for. Not in it: U+180E, U+200B, U+FEFF, U+001C to U+001F.
-  if ((code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-      (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
-      code == 0x3000) {
+  // White_Space of Unicode, which utf8proc has no property for. Not in it: U+180E, U+200B, U+FEFF,
+  // U+001C to U+001F.
+  if ((code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
+      code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
+      code == 0x202F || code == 0x205F || code == 0x3000) {
     return Kind::space;
   }
   const auto category = utf8proc_category(code);
@@ -58,16 +60,19 @@ Char char_at(std::string_view text, size_t position) {
   const auto* begin = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
   if (*begin < 128) return {ascii_kinds[*begin], 1, *begin};
   utf8proc_int32_t code;
-  const auto bytes = utf8proc_iterate(begin, static_cast<utf8proc_ssize_t>(text.size() - position), &code);
+  const auto bytes =
+      utf8proc_iterate(begin, static_cast<utf8proc_ssize_t>(text.size() - position), &code);
   if (bytes <= 0) return {Kind::other, 1, -1};
   return {kind_of(code), static_cast<size_t>(bytes), code};
 }
 
 /// Canonical composition; bytes that are not UTF-8 stay where they are.
 std::string to_nfc(std::string_view text) {
-  // Nothing composes across the seam of two ASCII characters, so most of a text need not go through utf8proc.
+  // Nothing composes across the seam of two ASCII characters, so most of a text need not go through
+  // utf8proc.
   const auto ascii_pair = [&](size_t i) {
-    return static_cast<uint8_t>(text[i]) < 128 && (i + 1 == text.size() || static_cast<uint8_t>(text[i + 1]) < 128);
+    return static_cast<uint8_t>(text[i]) < 128 &&
+           (i + 1 == text.size() || static_cast<uint8_t>(text[i + 1]) < 128);
   };
   std::string result;
   for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
@@ -78,8 +83,9 @@ std::string to_nfc(std::string_view text) {
     Char next = char_at(text, end);
     while (next.code >= 0 && !ascii_pair(end)) next = char_at(text, end += next.bytes);
     utf8proc_uint8_t* composed = nullptr;
-    const auto bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + begin, end - begin,
-                                    &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    const auto bytes =
+        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + begin, end - begin,
+                     &composed, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
     if (bytes < 0) throw std::bad_alloc();  // the only way to fail, as [begin, end) is UTF-8
     result.append(reinterpret_cast<const char*>(composed), bytes);
     std::free(composed);
@@ -88,7 +94,8 @@ std::string to_nfc(std::string_view text) {
   return result;
 }
 
-/// GPT-2 spells each byte as one printable character, so that a vocabulary is text: itself, or U+0100 and up in order.
+/// GPT-2 spells each byte as one printable character, so that a vocabulary is text: itself, or
+/// U+0100 and up in order.
 const std::array<int32_t, 256>& byte_spelling() {
   static const auto codes = [] {
     std::array<int32_t, 256> result;
@@ -112,7 +119,8 @@ std::string spell(std::string_view bytes) {
   return result;
 }
 
-/// Inverse of spell(). A token with any other character, as some special ones have, stands for itself.
+/// Inverse of spell(). A token with any other character, as some special ones have, stands for
+/// itself.
 std::string unspell(const std::string& token) {
   static const auto bytes_by_code = [] {
     std::unordered_map<int32_t, char> result;
@@ -131,16 +139,19 @@ std::string unspell(const std::string& token) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Pre-tokenisation. Each function returns the number of bytes of the first piece of a text that is not empty.
+// Pre-tokenisation. Each function returns the number of bytes of the first piece of a text that is
+// not empty.
 
 /// A pattern this file knows, and the two points in which the scanner below has to tell them apart.
 struct Pattern {
   std::string_view regex;
-  bool modern;        // contractions in any case, one sign of any kind before a word, line ends kept together
+  bool modern;  // contractions in any case, one sign of any kind before a word, line ends kept
+                // together
   size_t max_digits;  // in one piece
 };
-constexpr Pattern kGpt2Pattern = {R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
-                                  false, std::string_view::npos};
+constexpr Pattern kGpt2Pattern = {
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", false,
+    std::string_view::npos};
 constexpr Pattern kQwen2Pattern = {
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
     true, 1};
@@ -151,7 +162,8 @@ constexpr Pattern kLlama3Pattern = {
 bool is_line_end(char byte) { return byte == '\r' || byte == '\n'; }
 
 /// End of the run of one kind that starts at `position`.
-size_t run_end(std::string_view text, size_t position, Kind kind, size_t max_chars = std::string_view::npos) {
+size_t run_end(std::string_view text, size_t position, Kind kind,
+               size_t max_chars = std::string_view::npos) {
   for (; max_chars > 0; --max_chars) {
     const Char next = char_at(text, position);
     if (next.kind != kind) break;
@@ -169,10 +181,13 @@ size_t contraction(std::string_view text, bool any_case) {
     if (any_case && letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter + 32);
   }
   if (letters == "re" || letters == "ve" || letters == "ll") return 3;
-  return !letters.empty() && std::string_view("stmd").find(letters[0]) != std::string_view::npos ? 2 : 0;
+  return !letters.empty() && std::string_view("stmd").find(letters[0]) != std::string_view::npos
+             ? 2
+             : 0;
 }
 
-/// What the regular expression would match. Its alternatives come in its order; looking one character ahead suffices.
+/// What the regular expression would match. Its alternatives come in its order; looking one
+/// character ahead suffices.
 size_t pattern_piece(std::string_view text, const Pattern& pattern) {
   if (const size_t bytes = contraction(text, pattern.modern)) return bytes;
   const Char first = char_at(text, 0), second = char_at(text, first.bytes);
@@ -180,12 +195,14 @@ size_t pattern_piece(std::string_view text, const Pattern& pattern) {
 
   // [^\r\n\p{L}\p{N}]?\p{L}+  or  ' '?\p{L}+
   if (first.kind == Kind::letter) return run_end(text, 0, Kind::letter);
-  const bool may_lead_word = pattern.modern ? first.kind != Kind::number && !is_line_end(text[0]) : blank;
+  const bool may_lead_word =
+      pattern.modern ? first.kind != Kind::number && !is_line_end(text[0]) : blank;
   if (may_lead_word && second.kind == Kind::letter) return run_end(text, first.bytes, Kind::letter);
 
   // \p{N}{1,max_digits}  or  ' '?\p{N}+
   if (first.kind == Kind::number) return run_end(text, 0, Kind::number, pattern.max_digits);
-  if (!pattern.modern && blank && second.kind == Kind::number) return run_end(text, 1, Kind::number);
+  if (!pattern.modern && blank && second.kind == Kind::number)
+    return run_end(text, 1, Kind::number);
 
   // ' '?[^\s\p{L}\p{N}]+[\r\n]*  or the same without line ends
   if (first.kind == Kind::other || (blank && second.kind == Kind::other)) {
@@ -194,7 +211,8 @@ size_t pattern_piece(std::string_view text, const Pattern& pattern) {
     return end;
   }
 
-  // \s*[\r\n]+ | \s+(?!\S) | \s+ : up to the last line end; else all but the last space, which may lead a word
+  // \s*[\r\n]+ | \s+(?!\S) | \s+ : up to the last line end; else all but the last space, which may
+  // lead a word
   size_t end = 0, last_space = 0, after_line_end = 0;
   for (Char next = first; next.kind == Kind::space; next = char_at(text, end)) {
     last_space = end;
@@ -206,9 +224,11 @@ size_t pattern_piece(std::string_view text, const Pattern& pattern) {
 }
 
 size_t digits_piece(std::string_view text, bool individual) {
-  if (char_at(text, 0).kind == Kind::number) return run_end(text, 0, Kind::number, individual ? 1 : text.size());
+  if (char_at(text, 0).kind == Kind::number)
+    return run_end(text, 0, Kind::number, individual ? 1 : text.size());
   size_t end = 0;
-  for (Char next = char_at(text, 0); next.bytes > 0 && next.kind != Kind::number; next = char_at(text, end)) {
+  for (Char next = char_at(text, 0); next.bytes > 0 && next.kind != Kind::number;
+       next = char_at(text, end)) {
     end += next.bytes;
   }
   return end;
@@ -217,7 +237,8 @@ size_t digits_piece(std::string_view text, bool individual) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading the file
 
-constexpr int64_t kMaxId = (1 << 20) - 1;  // keeps a broken file from asking for a table of gigabytes
+constexpr int64_t kMaxId =
+    (1 << 20) - 1;  // keeps a broken file from asking for a table of gigabytes
 
 /// A JSON value with the way to it, so that each complaint says where.
 struct Field {
@@ -225,7 +246,8 @@ struct Field {
   std::string path;  // "tokenizer.json: model.merges[3]"
 
   [[noreturn]] void fail(const std::string& wanted) const {
-    std::string found = value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+    std::string found =
+        value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
     if (found.size() > 300) found = found.substr(0, 300) + "...";
     throw std::invalid_argument(path + ": found " + found + ", want " + wanted);
   }
@@ -239,7 +261,8 @@ struct Field {
   std::vector<Field> elements() const {
     if (!value.is_array()) fail("an array");
     std::vector<Field> result;
-    for (size_t i = 0; i < value.size(); ++i) result.push_back({value[i], path + "[" + std::to_string(i) + "]"});
+    for (size_t i = 0; i < value.size(); ++i)
+      result.push_back({value[i], path + "[" + std::to_string(i) + "]"});
     return result;
   }
   bool flag(bool if_absent) const {
@@ -260,11 +283,14 @@ struct Field {
     if (flag(false)) fail("false; true is not supported");
   }
   void must_be_empty() const {
-    if (!value.is_null() && value != "" && value != json(0.0)) fail("null; nothing else is supported");
+    if (!value.is_null() && value != "" && value != json(0.0))
+      fail("null; nothing else is supported");
   }
 };
 
-uint64_t pair_key(int32_t left, int32_t right) { return uint64_t{static_cast<uint32_t>(left)} << 32 | uint32_t(right); }
+uint64_t pair_key(int32_t left, int32_t right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | uint32_t(right);
+}
 
 }  // namespace
 
@@ -283,26 +309,32 @@ class TokenizerReader {
     read_pre_tokenizer(root["pre_tokenizer"]);
     read_model(root["model"]);
     if (const Field added = root["added_tokens"]; !added.value.is_null()) read_added_tokens(added);
-    if (const Field processor = root["post_processor"]; !processor.value.is_null()) read_post_processor(processor);
-    if (const Field type = root["decoder"]["type"]; type.value != "ByteLevel") type.fail("\"ByteLevel\"");
+    if (const Field processor = root["post_processor"]; !processor.value.is_null())
+      read_post_processor(processor);
+    if (const Field type = root["decoder"]["type"]; type.value != "ByteLevel")
+      type.fail("\"ByteLevel\"");
   }
 
  private:
   void read_pre_tokenizer(const Field& field) {
-    const auto steps = field["type"].text() == "Sequence" ? field["pretokenizers"].elements() : std::vector{field};
-    for (size_t i = 0; i < steps.size(); ++i) read_splitter(steps[i], /*last=*/i + 1 == steps.size());
+    const auto steps =
+        field["type"].text() == "Sequence" ? field["pretokenizers"].elements() : std::vector{field};
+    for (size_t i = 0; i < steps.size(); ++i)
+      read_splitter(steps[i], /*last=*/i + 1 == steps.size());
     if (steps.empty()) field["pretokenizers"].fail("a last element of type \"ByteLevel\"");
   }
 
   void read_splitter(const Field& field, bool last) {
     const Field type = field["type"];
-    if (last != (type.text() == "ByteLevel")) type.fail("\"ByteLevel\" as the last step and only there");
+    if (last != (type.text() == "ByteLevel"))
+      type.fail("\"ByteLevel\" as the last step and only there");
     if (last) {
       field["add_prefix_space"].must_be_false();
       if (field["use_regex"].flag(true)) add_pattern(kGpt2Pattern);
     } else if (type.text() == "Digits") {
       const bool individual = field["individual_digits"].flag(false);
-      tokenizer_.splitters_.push_back([individual](std::string_view text) { return digits_piece(text, individual); });
+      tokenizer_.splitters_.push_back(
+          [individual](std::string_view text) { return digits_piece(text, individual); });
     } else if (type.text() == "Split") {
       const Field behavior = field["behavior"], regex = field["pattern"]["Regex"];
       if (behavior.text() != "Isolated") behavior.fail("\"Isolated\"");
@@ -317,14 +349,17 @@ class TokenizerReader {
   }
 
   void add_pattern(const Pattern& pattern) {
-    tokenizer_.splitters_.push_back([pattern](std::string_view text) { return pattern_piece(text, pattern); });
+    tokenizer_.splitters_.push_back(
+        [pattern](std::string_view text) { return pattern_piece(text, pattern); });
   }
 
   void read_model(const Field& field) {
     // Files of 2020 leave the type out.
-    if (const Field type = field["type"]; !type.value.is_null() && type.text() != "BPE") type.fail("\"BPE\"");
+    if (const Field type = field["type"]; !type.value.is_null() && type.text() != "BPE")
+      type.fail("\"BPE\"");
     field["byte_fallback"].must_be_false();
-    for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) field[key].must_be_empty();
+    for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
+      field[key].must_be_empty();
     tokenizer_.ignore_merges_ = field["ignore_merges"].flag(false);
 
     const Field vocab = field["vocab"];
@@ -344,7 +379,8 @@ class TokenizerReader {
       tokenizer_.byte_ids_[byte] = id ? static_cast<int32_t>(*id) : unknown;
     }
     const auto merges = field["merges"].elements();
-    for (size_t rank = 0; rank < merges.size(); ++rank) read_merge(merges[rank], static_cast<int32_t>(rank));
+    for (size_t rank = 0; rank < merges.size(); ++rank)
+      read_merge(merges[rank], static_cast<int32_t>(rank));
   }
 
   void read_merge(const Field& field, int32_t rank) {
@@ -375,7 +411,8 @@ class TokenizerReader {
         entry["id"].fail(std::to_string(*known) + ", which \"" + content + "\" has already");
       }
       add_token(entry["id"], content);
-      const bool special = entry["special"].flag(false), normalized = entry["normalized"].flag(!special);
+      const bool special = entry["special"].flag(false),
+                 normalized = entry["normalized"].flag(!special);
       tokenizer_.tokens_[id].special = special;
       tokenizer_.added_ids_.emplace(content, id);
       const std::string spelling = normalized && tokenizer_.nfc_ ? to_nfc(content) : content;
@@ -383,14 +420,16 @@ class TokenizerReader {
     }
     for (auto& added : tokenizer_.added_) {
       for (auto& same_first_byte : added) {
-        std::stable_sort(same_first_byte.begin(), same_first_byte.end(),
-                         [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
+        std::stable_sort(
+            same_first_byte.begin(), same_first_byte.end(),
+            [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
       }
     }
   }
 
   void read_post_processor(const Field& field) {
-    for (const Field& step : field["type"].value == "Sequence" ? field["processors"].elements() : std::vector{field}) {
+    for (const Field& step :
+         field["type"].value == "Sequence" ? field["processors"].elements() : std::vector{field}) {
       const Field type = step["type"];
       if (type.value == "ByteLevel") continue;  // moves offsets only
       if (type.value != "TemplateProcessing")
@@ -409,7 +448,8 @@ class TokenizerReader {
     const size_t id = id_field.id();
     if (id >= tokenizer_.tokens_.size()) tokenizer_.tokens_.resize(id + 1);
     Tokenizer::Token& token = tokenizer_.tokens_[id];
-    if (token.exists && token.bytes != bytes) id_field.fail("an id of its own; \"" + token.bytes + "\" has this one");
+    if (token.exists && token.bytes != bytes)
+      id_field.fail("an id of its own; \"" + token.bytes + "\" has this one");
     token.bytes = bytes;
     token.exists = true;
   }
@@ -418,7 +458,9 @@ class TokenizerReader {
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& path) {
-  return from_json(read_text(path, "a model directory wants the tokenizer's file beside its weights"), path.string());
+  return from_json(
+      read_text(path, "a model directory wants the tokenizer's file beside its weights"),
+      path.string());
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_errors) {
@@ -446,7 +488,8 @@ std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) c
   std::string result;
   for (const int64_t id : ids) {
     if (id < 0 || id >= static_cast<int64_t>(tokens_.size()) || !tokens_[id].exists) {
-      throw std::invalid_argument(name_ + ": no token has id " + std::to_string(id) + ", the largest is " +
+      throw std::invalid_argument(name_ + ": no token has id " + std::to_string(id) +
+                                  ", the largest is " +
                                   std::to_string(static_cast<int64_t>(tokens_.size()) - 1) +
                                   "; was a padded row of the embedding sampled?");
     }
@@ -468,22 +511,22 @@ std::vector<int64_t> Tokenizer::encode(std::string_view utf8) const {
 
 std::vector<int64_t> Tokenizer::encode_prompt(std::string_view utf8) const {
   std::vector<int64_t> ids = encode(utf8);
-  const bool there =
-      std::ranges::equal(before_prompt_, std::span(ids).first(std::min(ids.size(), before_prompt_.size())));
+  const bool there = std::ranges::equal(
+      before_prompt_, std::span(ids).first(std::min(ids.size(), before_prompt_.size())));
   if (!there) ids.insert(ids.begin(), before_prompt_.begin(), before_prompt_.end());
   return ids;
 }
 
-/// Appends the ids of the added tokens in `text`, the leftmost first and of those the longest, and lets `rest` append
-/// what is between them.
+/// Appends the ids of the added tokens in `text`, the leftmost first and of those the longest, and
+/// lets `rest` append what is between them.
 void Tokenizer::cut_out(const AddedTokens& added, std::string_view text, std::vector<int64_t>& ids,
                         const PieceAction& rest) const {
   size_t begin = 0, position = 0;
   while (position < text.size()) {
     const auto& candidates = added[static_cast<uint8_t>(text[position])];
-    const auto match = std::find_if(candidates.begin(), candidates.end(), [&](const AddedToken& token) {
-      return text.substr(position).starts_with(token.text);
-    });
+    const auto match = std::find_if(
+        candidates.begin(), candidates.end(),
+        [&](const AddedToken& token) { return text.substr(position).starts_with(token.text); });
     if (match == candidates.end()) {
       ++position;
       continue;
@@ -495,7 +538,8 @@ void Tokenizer::cut_out(const AddedTokens& added, std::string_view text, std::ve
   if (begin < text.size()) rest(text.substr(begin));
 }
 
-/// Cuts `text` with splitter number `step`, its pieces with the next one, and turns what remains into ids.
+/// Cuts `text` with splitter number `step`, its pieces with the next one, and turns what remains
+/// into ids.
 void Tokenizer::split(std::string_view text, size_t step, std::vector<int64_t>& ids) const {
   if (step == splitters_.size()) return encode_word(text, ids);
   while (!text.empty()) {
@@ -514,12 +558,13 @@ void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) co
   std::vector<int64_t> word_ids = whole != vocab_.end() ? std::vector{whole->second} : merge(word);
   ids.insert(ids.end(), word_ids.begin(), word_ids.end());
   if (word.size() > WordCache::kMaxWordBytes) return;
-  if (cache_->ids.size() >= WordCache::kMaxWords) cache_->ids.clear();  // common words are back at once
+  if (cache_->ids.size() >= WordCache::kMaxWords)
+    cache_->ids.clear();  // common words are back at once
   cache_->ids.emplace(word, std::move(word_ids));
 }
 
-/// BPE: while any neighbours can merge, merge the pair of lowest rank, the leftmost of those. A heap of candidates and
-/// a linked list of symbols make that O(n log n) for n bytes.
+/// BPE: while any neighbours can merge, merge the pair of lowest rank, the leftmost of those. A
+/// heap of candidates and a linked list of symbols make that O(n log n) for n bytes.
 std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
   struct Symbol {
     int32_t id;  // -1 once it is part of its left neighbour
@@ -558,8 +603,10 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
     const Candidate best = candidates.top();
     candidates.pop();
     Symbol& left = symbols[best.left];
-    // Another merge may have taken one of the two since; an id at a place never comes back, so this suffices.
-    if (left.id != best.left_id || left.next >= size || symbols[left.next].id != best.right_id) continue;
+    // Another merge may have taken one of the two since; an id at a place never comes back, so this
+    // suffices.
+    if (left.id != best.left_id || left.next >= size || symbols[left.next].id != best.right_id)
+      continue;
     symbols[left.next].id = -1;
     left.id = best.merge.merged_id;
     left.next = symbols[left.next].next;
@@ -582,7 +629,8 @@ std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::str
               "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": []}})");
   auto& vocab = tokenizer["model"]["vocab"];
   for (const char& byte : bytes) vocab[spell({&byte, 1})] = vocab.size();
-  auto word = json::parse(R"({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false})");
+  auto word = json::parse(
+      R"({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false})");
   for (const std::string_view content : words) {
     word["id"] = vocab.size() + tokenizer["added_tokens"].size();
     word["content"] = content;

@@ -1,6 +1,7 @@
 #pragma once
-// Settings: each is declared once with its name, place, allowed values and help. The help text, the recipe reader, the
-// table printed at the start and the copy saved with a run all walk the same list.
+// Settings: each is declared once with its name, place, allowed values and help. The help text, the
+// recipe reader, the table printed at the start and the copy saved with a run all walk the same
+// list.
 
 #include <cstdint>
 #include <filesystem>
@@ -15,13 +16,14 @@
 namespace tiny_zero {
 
 struct Setting {
-  std::string section;                            // heading in --help; a verb lists the sections that it reads
-  std::string name;                               // "kl-coef": --kl-coef on the command line, kl-coef in a recipe
-  std::string help;                               // what it does, in what unit
-  std::string allowed;                            // "in [0, 1]" or "one of ppo, grpo"
-  std::function<std::string()> get;               // current value as text; parse(get()) changes nothing
-  std::function<void(const std::string&)> parse;  // throws std::invalid_argument: name, value, what is allowed
-  bool is_flag = false;                           // boolean: --name alone means true
+  std::string section;  // heading in --help; a verb lists the sections that it reads
+  std::string name;     // "kl-coef": --kl-coef on the command line, kl-coef in a recipe
+  std::string help;     // what it does, in what unit
+  std::string allowed;  // "in [0, 1]" or "one of ppo, grpo"
+  std::function<std::string()> get;  // current value as text; parse(get()) changes nothing
+  std::function<void(const std::string&)>
+      parse;             // throws std::invalid_argument: name, value, what is allowed
+  bool is_flag = false;  // boolean: --name alone means true
 };
 
 /// A list of settings that point into the structs that declared them, which must outlive it.
@@ -31,13 +33,16 @@ class Settings {
 
   /// Starts a section: the settings added next belong to it.
   Settings& section(const std::string& name);
-  Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max, const std::string& help);
-  Settings& add(const std::string& name, double& value, double min, double max, const std::string& help);
+  Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max,
+                const std::string& help);
+  Settings& add(const std::string& name, double& value, double min, double max,
+                const std::string& help);
   Settings& add(const std::string& name, bool& value, const std::string& help);
   Settings& add(const std::string& name, std::string& value, const std::string& help);
   /// An enum whose values 0, 1, ... are called names[0], names[1], ...
   template <class Enum>
-  requires std::is_enum_v<Enum> Settings& add(const std::string& name, Enum& value, std::vector<std::string> names,
+  requires std::is_enum_v<Enum> Settings& add(const std::string& name, Enum& value,
+                                              std::vector<std::string> names,
                                               const std::string& help) {
     return add_choice(
         name, std::move(names), [&value] { return static_cast<size_t>(value); },
@@ -45,7 +50,8 @@ class Settings {
   }
 
   void append(const Settings& other);
-  /// The setting of this name; throws std::invalid_argument with the nearest known name if there is none.
+  /// The setting of this name; throws std::invalid_argument with the nearest known name if there is
+  /// none.
   const Setting& find(const std::string& name) const;
   /// Reads `name = value  # reason` lines. Errors give the file and line.
   void read_recipe(const std::filesystem::path& path) const;
@@ -56,10 +62,12 @@ class Settings {
   auto end() const { return list_.end(); }
 
  private:
-  Settings& add_choice(const std::string& name, std::vector<std::string> names, std::function<size_t()> get,
-                       std::function<void(size_t)> set, const std::string& help);
+  Settings& add_choice(const std::string& name, std::vector<std::string> names,
+                       std::function<size_t()> get, std::function<void(size_t)> set,
+                       const std::string& help);
   Settings& push(const std::string& name, const std::string& help, std::string allowed,
-                 std::function<std::string()> get, std::function<void(const std::string&)> set, bool is_flag = false);
+                 std::function<std::string()> get, std::function<void(const std::string&)> set,
+                 bool is_flag = false);
   std::vector<Setting> list_;
   std::string section_;
 };

@@ -1,4 +1,4 @@
-#include "tiny_zero/memory_plan.h"
+#include "tiny_zero/verbs/plan.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
 #include <unistd.h>
@@ -19,22 +19,26 @@ std::string human(double bytes) {
   return text;
 }
 
-/// config.memory in bytes; without it what the device says is free, and what this process has already.
+/// config.memory in bytes; without it what the device says is free, and what this process has
+/// already.
 double available_memory(const Config& config, double resident) {
   double number = 0;
   char unit[4] = "";
   if (std::sscanf(config.memory.c_str(), "%lf %3s", &number, unit) == 2 && number > 0) {
-    for (const auto& [name, bytes] : {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}}) {
+    for (const auto& [name, bytes] :
+         {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}}) {
       if (std::string(name) == unit) return number * bytes;
     }
   }
   if (!config.memory.empty())
-    throw std::invalid_argument("gpu-memory is \"" + config.memory + "\", want a size such as 24GiB or 800MB");
+    throw std::invalid_argument("gpu-memory is \"" + config.memory +
+                                "\", want a size such as 24GiB or 800MB");
   const torch::Device device(config.device);
   if (device.is_cuda()) {
     torch::zeros({1}, torch::device(device));  // wakes the allocator
-    return static_cast<double>(
-        c10::getDeviceAllocator(device.type())->getMemoryInfo(std::max<int>(0, device.index())).first);
+    return static_cast<double>(c10::getDeviceAllocator(device.type())
+                                   ->getMemoryInfo(std::max<int>(0, device.index()))
+                                   .first);
   }
   std::ifstream file("/proc/meminfo");
   std::string word;
@@ -53,47 +57,59 @@ double resident_memory() {
 }  // namespace
 
 MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt) {
-  const bool ppo = config.algorithm == Algorithm::ppo, own_critic = ppo && config.critic == CriticNetwork::separate;
+  const bool ppo = config.algorithm == Algorithm::ppo,
+             own_critic = ppo && config.critic == CriticNetwork::separate;
   const auto count = [&](Head head) {
     return static_cast<double>(Model(shape, head, torch::kMeta).parameters().numel());
   };
   const double policy = count(ppo && !own_critic ? Head::both : Head::language_model);
   const double critic = own_critic ? count(Head::value) : 0;
   const double reference = config.kl != KlPlacement::none ? count(Head::language_model) : 0;
-  const bool cuda = config.device.starts_with("cuda"), narrow = config.compute_type == ComputeType::bfloat16;
+  const bool cuda = config.device.starts_with("cuda"),
+             narrow = config.compute_type == ComputeType::bfloat16;
   const double element = narrow ? 2 : 4;
 
   const auto& [heads, kv_heads, dim] = shape.attention;
   const auto d = static_cast<double>(shape.hidden_size), f = static_cast<double>(shape.ffn_size);
-  const auto layers = static_cast<double>(shape.num_layers), vocab = static_cast<double>(shape.vocab_size);
-  const auto width = static_cast<double>(shape.attention.qkv_width()), attended = static_cast<double>(heads * dim),
+  const auto layers = static_cast<double>(shape.num_layers),
+             vocab = static_cast<double>(shape.vocab_size);
+  const auto width = static_cast<double>(shape.attention.qkv_width()),
+             attended = static_cast<double>(heads * dim),
              kv_width = static_cast<double>(kv_heads * dim);
 
-  // Sampling: the caches of the rows side by side; the prompts' keys and values on their way into them; the logits of
-  // this token and the next.
-  const int64_t groups =
-      std::clamp<int64_t>(config.rollout_batch / config.group_size, 1, std::max<int64_t>(1, config.prompts_per_step));
-  const auto rows = static_cast<double>(groups * config.group_size), prompt = static_cast<double>(longest_prompt);
+  // Sampling: the caches of the rows side by side; the prompts' keys and values on their way into
+  // them; the logits of this token and the next.
+  const int64_t groups = std::clamp<int64_t>(config.rollout_batch / config.group_size, 1,
+                                             std::max<int64_t>(1, config.prompts_per_step));
+  const auto rows = static_cast<double>(groups * config.group_size),
+             prompt = static_cast<double>(longest_prompt);
   const int64_t longest = longest_prompt + config.max_response_tokens;
-  const double cache = layers * rows * 2 * kv_width * static_cast<double>((longest + 15) / 16 * 16) * element;
+  const double cache =
+      layers * rows * 2 * kv_width * static_cast<double>((longest + 15) / 16 * 16) * element;
   const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * 20 +
                           static_cast<double>(groups) * prompt * (3 * f + width + 4 * d) * element;
 
-  // Update: what the backward pass needs of each layer (the inputs of two norms and four products, q, k and v), then on
-  // top either the logits of one chunk with the embedding's gradient, or the gradients inside one layer.
-  const int64_t parts = own_critic ? std::min(config.mini_batches, config.critic_mini_batches) : config.mini_batches;
+  // Update: what the backward pass needs of each layer (the inputs of two norms and four products,
+  // q, k and v), then on top either the logits of one chunk with the embedding's gradient, or the
+  // gradients inside one layer.
+  const int64_t parts =
+      own_critic ? std::min(config.mini_batches, config.critic_mini_batches) : config.mini_batches;
   const int64_t mini_batch = (config.prompts_per_step * config.group_size + parts - 1) / parts;
-  const auto tokens =
-      static_cast<double>(std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest));
-  const double responses = tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
+  const auto tokens = static_cast<double>(
+      std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest));
+  const double responses =
+      tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
   double per_token = 4 * d + width + attended + static_cast<double>(heads) + 3 * f;
   if (shape.qk_norm()) per_token += attended + kv_width;
-  if (narrow || cuda) per_token += 12 * d / element + 4 * attended + f;  // the twins keep more than the fused kernels
-  constexpr double kGaps = 1.1;  // memory lost between tensors that have other sizes in each micro-batch, as measured
+  if (narrow || cuda)
+    per_token += 12 * d / element + 4 * attended + f;  // the twins keep more than the fused kernels
+  constexpr double kGaps =
+      1.1;  // memory lost between tensors that have other sizes in each micro-batch, as measured
   const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
   constexpr double kChunk = 1 << 25, kChunkCopies = 6;  // as token_log_probs() has them
   const double logits =
-      kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies + 2 * vocab * d * 4;
+      kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies +
+      2 * vocab * d * 4;
   const double inside_layer = tokens * (3 * f + 2 * d) * element;
 
   MemoryPlan plan;
@@ -117,7 +133,8 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
                        const std::filesystem::path& model) {
   int64_t prompt = 0;  // the longest
   for (int64_t i = 0; i < 64; ++i)
-    prompt = std::max<int64_t>(prompt, tokenizer.encode_prompt(task.problem(Split::train, i).prompt).size());
+    prompt = std::max<int64_t>(
+        prompt, tokenizer.encode_prompt(task.problem(Split::train, i).prompt).size());
   const auto shape = ModelConfig::from_file(model / "config.json");
   MemoryPlan plan = plan_memory(shape, config, prompt);
   plan.available = available_memory(config, plan.rows[0].bytes);
@@ -129,7 +146,9 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
   const std::function<bool()> changes[] = {
       [&] { return halve(smaller.tokens_per_micro_batch, prompt + config.max_response_tokens); },
       [&] { return halve(smaller.rollout_batch, config.group_size); },
-      [&] { return std::exchange(smaller.compute_type, ComputeType::bfloat16) != ComputeType::bfloat16; },
+      [&] {
+        return std::exchange(smaller.compute_type, ComputeType::bfloat16) != ComputeType::bfloat16;
+      },
       [&] { return std::exchange(smaller.critic, CriticNetwork::shared) != CriticNetwork::shared; },
       [&] { return std::exchange(smaller.kl, KlPlacement::none) != KlPlacement::none; }};
   for (const auto& change : changes) {
@@ -139,7 +158,8 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
   Config original = config;
   const Settings before = original.settings(), after = smaller.settings();
   for (const auto& setting : after) {
-    if (setting.get() != before.find(setting.name).get()) plan.remedy += " --" + setting.name + " " + setting.get();
+    if (setting.get() != before.find(setting.name).get())
+      plan.remedy += " --" + setting.name + " " + setting.get();
   }
   return plan;
 }
@@ -148,7 +168,8 @@ std::string show(const MemoryPlan& plan) {
   std::printf("%-34s %12s\n", "memory for", "planned");
   for (const auto& row : plan.rows) {
     if (row.bytes > 0)
-      std::printf("%-34s %12s%s\n", row.name.c_str(), human(row.bytes).c_str(), row.passing ? " *" : "");
+      std::printf("%-34s %12s%s\n", row.name.c_str(), human(row.bytes).c_str(),
+                  row.passing ? " *" : "");
   }
   std::printf("%-34s %12s   (* one phase at a time) of %s\n\n", "peak", human(plan.total).c_str(),
               human(plan.available).c_str());
@@ -160,7 +181,8 @@ std::string show(const MemoryPlan& plan) {
 }
 
 void plan(const Config& config, const Task& task) {
-  if (config.model.empty()) throw std::invalid_argument("model is empty, want a model directory: --model DIR");
+  if (config.model.empty())
+    throw std::invalid_argument("model is empty, want a model directory: --model DIR");
   const std::filesystem::path model = config.model;
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   std::printf("%s\n", show(plan_memory(config, task, tokenizer, model)).c_str());

@@ -1,4 +1,4 @@
-#include "tiny_zero/settings.h"
+#include "tiny_zero/settings/settings.h"
 
 #include <algorithm>
 #include <charconv>
@@ -24,14 +24,16 @@ bool from_text(const std::string& text, Number& value) {
 }
 
 template <class Number>
-std::string range_text(const char* kind, Number min, Number max, bool bounded_below, bool bounded_above) {
+std::string range_text(const char* kind, Number min, Number max, bool bounded_below,
+                       bool bounded_above) {
   std::string text = kind;
   if (bounded_below) text += ", at least " + to_text(min);
   if (bounded_above) text += ", at most " + to_text(max);
   return text;
 }
 
-[[noreturn]] void refuse(const std::string& name, const std::string& text, const std::string& allowed) {
+[[noreturn]] void refuse(const std::string& name, const std::string& text,
+                         const std::string& allowed) {
   throw std::invalid_argument(name + " is \"" + text + "\", want " + allowed);
 }
 
@@ -63,14 +65,18 @@ Settings& Settings::section(const std::string& name) {
 }
 
 Settings& Settings::push(const std::string& name, const std::string& help, std::string allowed,
-                         std::function<std::string()> get, std::function<void(const std::string&)> set, bool is_flag) {
-  list_.push_back({section_, name, help, std::move(allowed), std::move(get), std::move(set), is_flag});
+                         std::function<std::string()> get,
+                         std::function<void(const std::string&)> set, bool is_flag) {
+  list_.push_back(
+      {section_, name, help, std::move(allowed), std::move(get), std::move(set), is_flag});
   return *this;
 }
 
-Settings& Settings::add(const std::string& name, int64_t& value, int64_t min, int64_t max, const std::string& help) {
-  const std::string allowed = range_text("a whole number", min, max, min != std::numeric_limits<int64_t>::min(),
-                                         max != std::numeric_limits<int64_t>::max());
+Settings& Settings::add(const std::string& name, int64_t& value, int64_t min, int64_t max,
+                        const std::string& help) {
+  const std::string allowed =
+      range_text("a whole number", min, max, min != std::numeric_limits<int64_t>::min(),
+                 max != std::numeric_limits<int64_t>::max());
   return push(
       name, help, allowed, [&value] { return to_text(value); },
       [=, &value](const std::string& text) {
@@ -80,13 +86,15 @@ Settings& Settings::add(const std::string& name, int64_t& value, int64_t min, in
       });
 }
 
-Settings& Settings::add(const std::string& name, double& value, double min, double max, const std::string& help) {
+Settings& Settings::add(const std::string& name, double& value, double min, double max,
+                        const std::string& help) {
   const std::string allowed = range_text("a number", min, max, min != -kAny, max != kAny);
   return push(
       name, help, allowed, [&value] { return to_text(value); },
       [=, &value](const std::string& text) {
         double parsed = 0;  // !(>= and <=) also refuses nan
-        if (!from_text(text, parsed) || !(parsed >= min && parsed <= max)) refuse(name, text, allowed);
+        if (!from_text(text, parsed) || !(parsed >= min && parsed <= max))
+          refuse(name, text, allowed);
         value = parsed;
       });
 }
@@ -97,21 +105,24 @@ Settings& Settings::add(const std::string& name, bool& value, const std::string&
     value = text == "true";
   };
   return push(
-      name, help, "true or false", [&value] { return value ? "true" : "false"; }, set, /*is_flag=*/true);
+      name, help, "true or false", [&value] { return value ? "true" : "false"; }, set,
+      /*is_flag=*/true);
 }
 
 Settings& Settings::add(const std::string& name, std::string& value, const std::string& help) {
-  const auto set = [=, &value](const std::string& text) {  // what a recipe could not give back is refused
-    if (text != strip(text) || text.find_first_of("#\r\n") != std::string::npos)
-      refuse(name, text, "text without # or outer blanks");
-    value = text;
-  };
+  const auto set =
+      [=, &value](const std::string& text) {  // what a recipe could not give back is refused
+        if (text != strip(text) || text.find_first_of("#\r\n") != std::string::npos)
+          refuse(name, text, "text without # or outer blanks");
+        value = text;
+      };
   return push(
       name, help, "any text", [&value] { return value; }, set);
 }
 
-Settings& Settings::add_choice(const std::string& name, std::vector<std::string> names, std::function<size_t()> get,
-                               std::function<void(size_t)> set, const std::string& help) {
+Settings& Settings::add_choice(const std::string& name, std::vector<std::string> names,
+                               std::function<size_t()> get, std::function<void(size_t)> set,
+                               const std::string& help) {
   std::string allowed = "one of";
   for (const auto& choice : names) allowed += (choice == names.front() ? " " : ", ") + choice;
   return push(
@@ -123,7 +134,9 @@ Settings& Settings::add_choice(const std::string& name, std::vector<std::string>
       });
 }
 
-void Settings::append(const Settings& other) { list_.insert(list_.end(), other.begin(), other.end()); }
+void Settings::append(const Settings& other) {
+  list_.insert(list_.end(), other.begin(), other.end());
+}
 
 const Setting& Settings::find(const std::string& name) const {
   if (list_.empty()) throw std::invalid_argument("there is no setting \"" + name + "\"");
@@ -132,13 +145,15 @@ const Setting& Settings::find(const std::string& name) const {
     if (setting.name == name) return setting;
     if (edit_distance(name, setting.name) < edit_distance(name, nearest->name)) nearest = &setting;
   }
-  throw std::invalid_argument("there is no setting \"" + name + "\"; the nearest is \"" + nearest->name +
-                              "\", and --help lists them all");
+  throw std::invalid_argument("there is no setting \"" + name + "\"; the nearest is \"" +
+                              nearest->name + "\", and --help lists them all");
 }
 
 void Settings::read_recipe(const std::filesystem::path& path) const {
   std::ifstream file(path);
-  if (!file) throw std::invalid_argument("recipe " + path.string() + " cannot be opened; --recipe wants a file");
+  if (!file)
+    throw std::invalid_argument("recipe " + path.string() +
+                                " cannot be opened; --recipe wants a file");
   std::string line;
   for (int64_t number = 1; std::getline(file, line); ++number) {
     const std::string text = strip(line.substr(0, line.find('#')));
@@ -150,7 +165,8 @@ void Settings::read_recipe(const std::filesystem::path& path) const {
       }
       find(strip(text.substr(0, equals))).parse(strip(text.substr(equals + 1)));
     } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument(path.string() + ":" + std::to_string(number) + ": " + error.what());
+      throw std::invalid_argument(path.string() + ":" + std::to_string(number) + ": " +
+                                  error.what());
     }
   }
 }
@@ -158,8 +174,8 @@ void Settings::read_recipe(const std::filesystem::path& path) const {
 void Settings::write(std::ostream& out, const std::vector<std::string>& sections) const {
   std::string heading;
   for (const auto& setting : list_) {
-    const bool wanted =
-        sections.empty() || std::find(sections.begin(), sections.end(), setting.section) != sections.end();
+    const bool wanted = sections.empty() || std::find(sections.begin(), sections.end(),
+                                                      setting.section) != sections.end();
     if (!wanted) continue;
     if (setting.section != heading) out << "# " << (heading = setting.section) << '\n';
     out << setting.name << " = " << setting.get() << '\n';

@@ -1,0 +1,32 @@
+#pragma once
+// Evaluation with the training's own prompts and checker.
+
+#include "tiny_zero/files/run_directory.h"
+#include "tiny_zero/task.h"
+
+namespace tiny_zero {
+
+/// A mean over problems with its 95 % interval.
+struct Estimate {
+  double mean = 0, low = 0, high = 0;
+};
+
+/// Mean of per-problem values in [0, 1] with Wilson's interval. Several samples of one problem are
+/// not independent, so the sample size is the number of fair coin flips with the mean's own
+/// variance; for values of 0 and 1 that is n.
+Estimate estimate_mean(const std::vector<double>& values);
+
+/// Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k),
+/// unbiased.   [Codex eq. 1]
+double pass_at_k(int64_t n, int64_t c, int64_t k);
+
+/// Place of the first answer of those that most responses give, as Task::same_answer() counts; ties
+/// go to the one given first. "" does not vote. -1 if nothing else is there.
+int64_t majority(const Task& task, const std::vector<std::string>& answers);
+
+/// Evaluates config.model on config.eval_problems problems: greedy, avg@k, pass@k, maj@k, overall
+/// and by tag, and the task's own shares. Prints a table; config.json and config.responses name
+/// files for the figures and the responses.
+Json evaluate(const Config& config, const Task& task);
+
+}  // namespace tiny_zero
