@@ -424,6 +424,34 @@ TEST_CASE(
         doctest::Approx(0.1).epsilon(0.2));
 }
 
+TEST_CASE("countdown: no text of the training split uses the numbers of a test problem [T40]") {
+  Countdown task;
+  task.options.prompt_template = Template::short_form;
+  task.options.count_max = 3;
+  task.options.number_max = 15;
+  task.options.target_min = 1;
+  task.options.target_max = 50;
+  task.options.value_max = 50;
+  task.options.test_share = 0.25;
+  task.prepare(0);
+  const auto numbers_of = [](const std::string& text) {  // "use 3,1,2 once each to make 5"
+    std::multiset<int64_t> numbers;
+    std::istringstream in(text.substr(4));
+    char mark = ',';
+    for (int64_t number = 0; mark == ',' && in >> number; in >> mark) numbers.insert(number);
+    return numbers;
+  };
+  std::set<std::multiset<int64_t>> tested;
+  for (int64_t i = 0; i < task.size(Split::test); ++i) {
+    tested.insert(numbers_of(task.problem(Split::test, i).prompt));
+  }
+  CHECK(tested.size() > 100);
+  for (int64_t i = 0; i < 2000; ++i) {
+    CHECK_FALSE(tested.contains(numbers_of(task.document(i).prompt)));
+    CHECK_FALSE(tested.contains(numbers_of(task.problem(Split::train, i).prompt)));
+  }
+}
+
 TEST_CASE("countdown: generated test problems all differ until they start again") {
   Countdown task = small_task();
   task.options.test_share = 0.5;
@@ -458,9 +486,10 @@ TEST_CASE("countdown: prompts name the numbers and the target") {
 TEST_CASE("countdown: files give test rows in order and training rows in a new order each epoch") {
   std::string train, test;
   for (int i = 0; i < 11; ++i)
-    train += "{\"target\": " + std::to_string(100 + i) + ", \"nums\": [1, 2, 3]}\r\n\n";
+    train += "{\"target\": " + std::to_string(100 + i) + ", \"nums\": [1, 2, " +
+             (i < 3 ? "3" : "4") + "]}\r\n\n";
   for (int i = 0; i < 3; ++i)
-    test += "{\"nums\": [3, 2, 1], \"target\": " + std::to_string(102 - i) + ", \"x\": []}\n";
+    test += "{\"nums\": [3, 2, 1], \"target\": " + std::to_string(202 - i) + ", \"x\": []}\n";
   TemporaryFile train_file(train), test_file(test);
   Countdown task;
   task.options.train_file = train_file.path;
@@ -470,20 +499,19 @@ TEST_CASE("countdown: files give test rows in order and training rows in a new o
   task.prepare(0);
   std::cerr.rdbuf(terminal);
   CHECK(report.str().find("left out 3 of the 11 rows") != std::string::npos);
-  CHECK(task.problem(Split::test, 0).reference == "3,2,1=102");
-  CHECK(task.problem(Split::test, 4).reference == "3,2,1=101");
+  CHECK(task.problem(Split::test, 0).reference == "3,2,1=202");
+  CHECK(task.problem(Split::test, 4).reference == "3,2,1=201");
   std::set<std::string> orders;
   for (int64_t epoch = 0; epoch < 5; ++epoch) {
     std::set<std::string> seen;
     std::string order;
-    for (int64_t i = 0; i < 8;
-         ++i) {  // 11 rows less the 3 that stand in the test file in another order
+    for (int64_t i = 0; i < 8; ++i) {  // 11 rows less the 3 whose numbers stand in the test file
       const std::string reference = task.problem(Split::train, epoch * 8 + i).reference;
       seen.insert(reference);
       order += reference;
     }
     CHECK(seen.size() == 8);
-    CHECK(seen.count("1,2,3=101") == 0);
+    CHECK(seen.count("1,2,3=100") == 0);
     orders.insert(order);
   }
   CHECK(orders.size() == 5);

@@ -30,10 +30,12 @@ std::string reference(const Puzzle& puzzle) {
   return list(puzzle.numbers, ",") + "=" + std::to_string(puzzle.target);
 }
 
-uint64_t key(Puzzle puzzle) {
-  std::sort(puzzle.numbers.begin(), puzzle.numbers.end());
-  uint64_t bits = mix_bits(static_cast<uint64_t>(puzzle.target));
-  for (const int64_t number : puzzle.numbers) bits = mix_bits(bits + static_cast<uint64_t>(number));
+/// What decides the split: the numbers, whatever their order and the target. The failed attempts of
+/// a training text spell the solutions of its siblings, the same numbers with another target [T40].
+uint64_t split_key(std::vector<int64_t> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  uint64_t bits = 0;
+  for (const int64_t number : numbers) bits = mix_bits(bits + static_cast<uint64_t>(number));
   return bits;
 }
 
@@ -150,7 +152,7 @@ void Countdown::prepare(uint64_t seed) {
   test_keys_.clear();
   auto& [train, test] = rows_;
   if (!o.test_file.empty()) test = read_rows(o.test_file);
-  for (const Puzzle& puzzle : test) test_keys_.insert(key(puzzle));
+  for (const Puzzle& puzzle : test) test_keys_.insert(split_key(puzzle.numbers));
   if (!o.train_file.empty()) {
     train = read_rows(o.train_file);
     const auto read = train.size(),
@@ -162,19 +164,19 @@ void Countdown::prepare(uint64_t seed) {
     if (train.empty())
       throw std::invalid_argument(o.train_file + ": every row belongs to the test split");
   }
-  std::set<uint64_t> seen;
+  std::set<std::pair<uint64_t, int64_t>> seen;  // numbers and target
   for (uint64_t draw = 0; o.test_file.empty() && seen.size() < kMaxTest && draw < 100 * kMaxTest;
        ++draw) {
     Random random(seed, kTest, draw);
     const Puzzle puzzle = generate(Split::test, random);
-    if (seen.insert(key(puzzle)).second) test.push_back(puzzle);
+    if (seen.emplace(split_key(puzzle.numbers), puzzle.target).second) test.push_back(puzzle);
   }
   problem(Split::train, 0);  // throws now if the ranges allow none
 }
 
 bool Countdown::in_test(const Puzzle& puzzle) const {
-  if (!test_keys_.empty()) return test_keys_.contains(key(puzzle));
-  return unit_interval(key(puzzle)) < options.test_share;
+  const uint64_t key = split_key(puzzle.numbers);
+  return test_keys_.empty() ? unit_interval(key) < options.test_share : test_keys_.contains(key);
 }
 
 Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const {
@@ -194,6 +196,11 @@ Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const
       std::string("countdown: 100000 draws gave no problem for the ") +
       (split == Split::test ? "test" : "training") +
       " split; are countdown-target-min and -max, countdown-test-share too narrow?");
+}
+
+int64_t Countdown::size(Split split) const {
+  const auto& rows = rows_[static_cast<size_t>(split)];
+  return rows.empty() ? Task::size(split) : std::ssize(rows);
 }
 
 Problem Countdown::problem(Split split, int64_t index) const {

@@ -52,6 +52,7 @@ class Countdown : public Task {
   /// solvable; those of the test split all differ until they start again after 2048, or as many as
   /// the ranges hold.
   Problem problem(Split split, int64_t index) const override;
+  int64_t size(Split split) const override;
   Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
   /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes
   /// together; marked if it does not use exactly the given numbers. "" if no answer can be read.
@@ -67,15 +68,16 @@ class Countdown : public Task {
  private:
   enum Sequence : uint64_t { kTrain, kTest, kDocuments, kEpochs };
 
-  /// One rule for files and generator: a puzzle is the test file's if there is one, else a fixed
-  /// share of all, whatever the seed. The order of the numbers does not matter.
+  /// One rule for files and generator: a puzzle belongs to the test split if its numbers stand in
+  /// the test file, or without one fall into a fixed share of all, whatever the seed. Neither the
+  /// order of the numbers nor the target matters [T40].
   bool in_test(const Puzzle& puzzle) const;
   Puzzle generate(Split split, Random& random, Attempt* solution = nullptr) const;
   std::string prompt(const Puzzle& puzzle) const;
 
   uint64_t seed_ = 0;
   std::array<std::vector<Puzzle>, 2> rows_;  // by split; empty = generated
-  std::set<uint64_t> test_keys_;             // of the test file
+  std::set<uint64_t> test_keys_;             // numbers of the test file
 };
 
 /// The response returns to the problem after a failed check. In words: an equation, later a phrase
