@@ -165,7 +165,7 @@ const std::vector<std::vector<int64_t>> kPrompts{{1, 2, 3}, {4, 5}, {6}, {7, 3, 
 Rollout sample(const Model& policy, double temperature, double top_p = 1.0) {
   Sampler sampler(policy,
                   {temperature, top_p, /*max_response_tokens=*/12, /*batch=*/8, /*seed=*/1});
-  Rollout rollout = sampler.sample(kPrompts, /*group_size=*/4, /*draw=*/0);
+  Rollout rollout = sampler.sample(kPrompts, /*group_size=*/4, /*call=*/0);
   rollout.rewards = torch::zeros({rollout.size()});
   return rollout;
 }

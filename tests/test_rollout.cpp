@@ -89,13 +89,13 @@ TEST_CASE("responses do not depend on how many are sampled side by side") {
   CHECK(largest_difference(few.log_probs, all.log_probs) < 1e-4);
 }
 
-TEST_CASE("the same seed and draw give the same bytes, another draw or seed others") {
+TEST_CASE("the same seed and call give the same bytes, another call or seed others") {
   const Model model = tiny_model();
   Sampler sampler(model, options());
-  const Rollout first = sampler.sample(kPrompts, 2, /*draw=*/5);
-  const Rollout other = sampler.sample(kPrompts, 2, /*draw=*/6);
+  const Rollout first = sampler.sample(kPrompts, 2, /*call=*/5);
+  const Rollout other = sampler.sample(kPrompts, 2, /*call=*/6);
   const Rollout again =
-      sampler.sample(kPrompts, 2, /*draw=*/5);  // its cache holds what the others left
+      sampler.sample(kPrompts, 2, /*call=*/5);  // its cache holds what the others left
   CHECK(torch::equal(again.response_ids, first.response_ids));
   CHECK(torch::equal(again.log_probs, first.log_probs));
   CHECK(response(other, 0) != response(first, 0));

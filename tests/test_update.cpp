@@ -42,10 +42,10 @@ Config plain_config() {
   return config;
 }
 
-Rollout sample(const Model& policy, double temperature = 1.0, int64_t draw = 0) {
+Rollout sample(const Model& policy, double temperature = 1.0, int64_t call = 0) {
   Sampler sampler(
       policy, {temperature, /*top_p=*/1.0, /*max_response_tokens=*/8, /*batch=*/512, /*seed=*/1});
-  Rollout rollout = sampler.sample({{1, 2, 3}, {4, 5}, {6}, {7, 3, 2, 1}}, /*group_size=*/8, draw);
+  Rollout rollout = sampler.sample({{1, 2, 3}, {4, 5}, {6}, {7, 3, 2, 1}}, /*group_size=*/8, call);
   rollout.rewards = torch::zeros({rollout.size()});
   return rollout;
 }
@@ -481,7 +481,7 @@ TEST_CASE("a three-token policy learns its reward, with a group's baseline and w
                              /*batch=*/64, /*seed=*/0});
     Rollout rollout;
     for (int64_t step = 0; step < 40; ++step) {
-      rollout = sampler.sample({{1}}, /*group_size=*/16, /*draw=*/step);
+      rollout = sampler.sample({{1}}, /*group_size=*/16, /*call=*/step);
       rollout.rewards =
           (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
       Experience experience = experience_of(rollout, Tensor());

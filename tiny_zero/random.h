@@ -11,7 +11,15 @@
 namespace tiny_zero {
 
 /// What a draw is for; streams never overlap.
-enum class Stream : uint64_t { weights = 1, sampling, shuffle, value_head };
+enum class Stream : uint64_t {
+  weights = 1,
+  sampling,  // training's responses; `evaluation`, `greedy` and `generation` are those of the verbs
+  shuffle,
+  value_head,
+  evaluation,
+  greedy,
+  generation
+};
 
 /// SplitMix64's output function (Steele, Lea, Flood 2014): a bijection whose outputs pass
 /// statistical tests.

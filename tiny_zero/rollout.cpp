@@ -26,16 +26,20 @@ void trim_and_mask(Rollout& rollout) {
 
 }  // namespace
 
-SamplingOptions sampling_options(const Config& config, double temperature) {
-  return {temperature, config.top_p, config.max_response_tokens, config.rollout_batch,
-          static_cast<uint64_t>(config.seed)};
+SamplingOptions sampling_options(const Config& config, double temperature, Stream stream) {
+  return {temperature,
+          config.top_p,
+          config.max_response_tokens,
+          config.rollout_batch,
+          static_cast<uint64_t>(config.seed),
+          stream};
 }
 
 Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems,
-                        int64_t group_size, int64_t draw) {
+                        int64_t group_size, int64_t call) {
   std::vector<std::vector<int64_t>> prompts;
   for (const auto& problem : problems) prompts.push_back(tokenizer.encode_prompt(problem.prompt));
-  Rollout rollout = sample(std::move(prompts), group_size, draw);
+  Rollout rollout = sample(std::move(prompts), group_size, call);
   rollout.problems = std::move(problems);
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const int64_t* ids = rollout.response_ids[i].data_ptr<int64_t>();
@@ -46,7 +50,7 @@ Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problem
 }
 
 Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size,
-                        int64_t draw) {
+                        int64_t call) {
   const at::NoGradGuard no_grad;
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
@@ -69,14 +73,14 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   const Model model = policy_.narrowed();
   const int64_t prompts_per_batch = std::max<int64_t>(1, options_.batch / group_size);
   for (int64_t first = 0; first < num_prompts; first += prompts_per_batch) {
-    sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), draw);
+    sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), call);
   }
   trim_and_mask(rollout);
   return rollout;
 }
 
 void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt,
-                           int64_t num_prompts, int64_t draw) {
+                           int64_t num_prompts, int64_t call) {
   const int64_t group = rollout.group_size, rows = num_prompts * group,
                 first_response = first_prompt * group;
   const std::vector<std::vector<int64_t>> prompts(
@@ -102,7 +106,7 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
     Tensor uniforms = torch::empty({static_cast<int64_t>(active.size())}, torch::kFloat64);
     for (size_t i = 0; i < active.size(); ++i) {
       uniforms.data_ptr<double>()[i] =
-          random_uniform(options_.seed, Stream::sampling, draw, first_response + active[i], t);
+          random_uniform(options_.seed, options_.stream, call, first_response + active[i], t);
     }
     const SampledTokens sampled =
         sample_tokens(logits, uniforms, options_.temperature, options_.top_p);

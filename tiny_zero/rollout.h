@@ -4,6 +4,7 @@
 
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/model.h"
+#include "tiny_zero/random.h"
 #include "tiny_zero/task.h"
 
 namespace tiny_zero {
@@ -38,25 +39,28 @@ struct SamplingOptions {
   int64_t max_response_tokens = 224;
   int64_t batch = 512;  // responses side by side; whole groups, at least one
   uint64_t seed = 0;
-  std::function<void(int64_t response, int64_t id)> on_token = {};  // called as each token is drawn
+  Stream stream = Stream::sampling;
+  std::function<void(int64_t response, int64_t id)> on_token =
+      {};  // called as each token is sampled
 };
-SamplingOptions sampling_options(const Config& config, double temperature);
+SamplingOptions sampling_options(const Config& config, double temperature,
+                                 Stream stream = Stream::sampling);
 
 class Sampler {
  public:
   Sampler(const Model& policy, const SamplingOptions& options)
       : policy_(policy), options_(options) {}
-  /// Samples `group_size` responses a problem. A response depends on the seed, on `draw` (which
-  /// call of a run this is) and on its place, not on the batch it happened to be in.
+  /// Samples `group_size` responses per problem. A response depends on the seed and the stream, on
+  /// `call` (which call of a run this is) and on its row, not on the batch it happened to be in.
   /// @throws std::invalid_argument if a prompt is empty or does not fit the model with its response
   Rollout sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size,
-                 int64_t draw);
+                 int64_t call);
   /// The same for prompts that are tokens already: fills everything but problems and texts.
-  Rollout sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t draw);
+  Rollout sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t call);
 
  private:
   void sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt, int64_t num_prompts,
-                    int64_t draw);
+                    int64_t call);
 
   const Model& policy_;
   SamplingOptions options_;

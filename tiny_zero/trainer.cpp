@@ -155,11 +155,11 @@ Rollout Trainer::collect(Sampler& sampler) {
       8;  // of dynamic sampling; a task that is all right or all wrong must not hang the run
   std::optional<Rollout> kept;
   for (int round = 0;; ++round) {
-    const int64_t draw = cursor_;  // names this call's random stream
+    const int64_t call = cursor_;
     std::vector<Problem> problems;
     for (int64_t i = 0; i < config_.prompts_per_step; ++i)
       problems.push_back(task_.problem(Split::train, cursor_++));
-    Rollout rollout = sampler.sample(*tokenizer_, std::move(problems), config_.group_size, draw);
+    Rollout rollout = sampler.sample(*tokenizer_, std::move(problems), config_.group_size, call);
     grade(task_, rollout);
     if (!config_.dynamic_sampling) return rollout;
     const auto mixed = mixed_groups(rollout);

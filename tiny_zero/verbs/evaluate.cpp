@@ -12,9 +12,6 @@
 namespace tiny_zero {
 namespace {
 
-// Names of random streams for Sampler::sample(), apart from training's, which count up from 0.
-constexpr int64_t kSampledDraw = -1, kGreedyDraw = -2;
-
 Json to_json(const Estimate& estimate) {
   return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
 }
@@ -60,7 +57,7 @@ void print_estimate(const std::string& name, const Json& value, const std::strin
 /// Shares over all responses of a rollout: the grades' flags and the task's tallies.
 Json shares(const Task& task, const Rollout& rollout) {
   std::vector<Tally> total{
-      {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"cut at the limit", 0, 0}};
+      {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"truncated", 0, 0}};
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const Reward& grade = rollout.grades[i];
     const bool flags[] = {grade.formatted, grade.answered, grade.reflected, !rollout.finished[i]};
@@ -136,15 +133,15 @@ Json evaluate(const Config& config, const Task& task) {
   const int64_t num_problems = std::min(config.eval_problems, task.size(split));
   std::vector<Problem> problems;
   for (int64_t i = 0; i < num_problems; ++i) problems.push_back(task.problem(split, i));
-  const auto run = [&](double temperature, int64_t samples, int64_t draw) {
-    Sampler sampler(loaded.model, sampling_options(config, temperature));
-    Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, draw);
+  const auto run = [&](double temperature, int64_t samples, Stream stream) {
+    Sampler sampler(loaded.model, sampling_options(config, temperature, stream));
+    Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, /*call=*/0);
     grade(task, rollout);
     return rollout;
   };
   Stopwatch watch;
   const int64_t k = config.eval_samples;
-  const Rollout sampled = run(config.temperature, k, kSampledDraw);
+  const Rollout sampled = run(config.temperature, k, Stream::evaluation);
   Json report = {{"model", config.model},
                  {"split", config.split},
                  {"problems", num_problems},
@@ -165,7 +162,7 @@ Json evaluate(const Config& config, const Task& task) {
   for (const auto& [j, values] : passes) measures.emplace_back("pass@" + std::to_string(j), values);
   if (k > 1) measures.emplace_back("maj@" + std::to_string(k), majorities);
   if (config.greedy) {
-    const Rollout best = run(/*temperature=*/0.0, 1, kGreedyDraw);
+    const Rollout best = run(/*temperature=*/0.0, 1, Stream::greedy);
     std::vector<double> right;
     for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
     measures.emplace_back("greedy", right);

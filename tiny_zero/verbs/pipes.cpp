@@ -16,9 +16,6 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-constexpr int64_t kGenerateDraw =
-    -3;  // its random streams, apart from those of training and evaluation
-
 std::filesystem::path model_directory(const Config& config) {
   if (config.model.empty())
     throw std::invalid_argument("model is empty, want a model directory: --model DIR");
@@ -113,10 +110,10 @@ void score(const Config& config) {
 
 void generate(const Config& config, const Task& task) {
   const auto [tokenizer, model] = load_model(config);
-  auto options = sampling_options(config, config.temperature);
+  auto options = sampling_options(config, config.temperature, Stream::generation);
   const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem,
-                                                                  int64_t samples, int64_t draw) {
-    return Sampler(model, options).sample(tokenizer, {problem}, samples, draw);
+                                                                  int64_t samples, int64_t call) {
+    return Sampler(model, options).sample(tokenizer, {problem}, samples, call);
   };
   const auto as_problem = [&](const std::string& prompt) {
     return Problem{chat_prompt(config.chat, prompt), ""};
@@ -129,12 +126,11 @@ void generate(const Config& config, const Task& task) {
     };
     for (int64_t i = 0; i < config.samples; ++i) {
       std::cout << config.prompt << std::flush;
-      sample(as_problem(config.prompt), 1, kGenerateDraw - i);
+      sample(as_problem(config.prompt), 1, /*call=*/i);
       std::cout << std::endl;
     }
   } else if (config.problem >= 0) {
-    Rollout rollout =
-        sample(task.problem(Split::test, config.problem), config.samples, kGenerateDraw);
+    Rollout rollout = sample(task.problem(Split::test, config.problem), config.samples, /*call=*/0);
     grade(task, rollout);
     for (int64_t i = 0; i < rollout.size(); ++i) {
       std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward "
@@ -143,7 +139,7 @@ void generate(const Config& config, const Task& task) {
   } else {
     for_each_line([&](const Json& line) {
       const auto prompt = line.at("prompt").get<std::string>();
-      const Rollout rollout = sample(as_problem(prompt), config.samples, kGenerateDraw);
+      const Rollout rollout = sample(as_problem(prompt), config.samples, /*call=*/0);
       for (int64_t i = 0; i < rollout.size(); ++i) {
         const int64_t *ids = rollout.response_ids[i].data_ptr<int64_t>(),
                       length = rollout.lengths[i];
