@@ -170,7 +170,8 @@ int main(int argc, char** argv) {
     require(verdict.equal == compare(a, b).equal, "not deterministic", a, b);
     require(verdict.equal == (verdict.reason == "equal"), "the reason contradicts", a, b);
     if (verdict.equal)
-      require(self.reason != "the reference cannot be read", "equal to what cannot be read", a, b);
+      require(self.reason != "the right answer cannot be read", "equal to what cannot be read", a,
+              b);
     const std::string response =
         "<answer>" + a + "\\boxed{" + b + "}</answer>" + (below(2) == 0 ? a : "");
     for (const auto& answer : {extract_answer(response), extract_boxed(a + b),

@@ -56,7 +56,7 @@ bool solvable(std::vector<double> left, double target) {
 }
 
 std::string canonical(const Problem& problem) {
-  Puzzle puzzle = read_reference(problem.reference);
+  Puzzle puzzle = read_gold(problem.gold);
   std::sort(puzzle.numbers.begin(), puzzle.numbers.end());
   std::string text = std::to_string(puzzle.target);
   for (const int64_t number : puzzle.numbers) text += " " + std::to_string(number);
@@ -77,7 +77,7 @@ std::vector<std::string> split_text(const std::string& text, const std::string& 
 /// "6,6,1=36" of a document that begins "use 6,6,1 once each to make 36\n".
 std::string text(const Document& document) { return document.prompt + document.response; }
 
-std::string document_reference(const std::string& document) {
+std::string document_gold(const std::string& document) {
   const std::string words = " once each to make ";
   const size_t at = document.find(words), line = document.find('\n');
   REQUIRE((document.starts_with("use ") && at < line && line < document.size()));
@@ -251,7 +251,7 @@ TEST_CASE("countdown: a megabyte of anything is graded without a crash") {
                             "no. try =", "12345678", "1*1=1,", "\xff", "(", "<answer>((("}) {
     CAPTURE(piece);
     const std::string response = repeat(piece);
-    CHECK(task.grade(kProblem, response, true).score <= 0.1);
+    CHECK(task.grade(kProblem, response, true).reward <= 0.1);
     CHECK(task.diagnose(kProblem, response).size() == 7);
     task.answer(kProblem, response);
   }
@@ -274,7 +274,7 @@ TEST_CASE("countdown: the answer is the last complete pair of tags [T27]") {
 TEST_CASE("countdown: grade gives TinyZero's three rewards") {
   Countdown task;
   const auto score = [&](const std::string& response) {
-    return task.grade(kProblem, response, true).score;
+    return task.grade(kProblem, response, true).reward;
   };
   CHECK(score("so</think> <answer> 8/(3-8/3) </answer>") == 1.0);
   CHECK(score("<answer>8+8+3+3</answer>") == 0.1);
@@ -284,10 +284,10 @@ TEST_CASE("countdown: grade gives TinyZero's three rewards") {
   CHECK(score("<answer>8/(3-8/3)") == 0.0);
   CHECK(score("") == 0.0);
 
-  const Reward junk = task.grade(kProblem, "<answer>about 24</answer>", true);
+  const Grade junk = task.grade(kProblem, "<answer>about 24</answer>", true);
   CHECK_FALSE(junk.answered);
   CHECK(junk.formatted);
-  const Reward wrong = task.grade(kProblem, "<answer>8+8+3+3</answer>", true);
+  const Grade wrong = task.grade(kProblem, "<answer>8+8+3+3</answer>", true);
   CHECK(wrong.answered);
   CHECK_FALSE(wrong.correct);
   CHECK(task.grade(kProblem, "<answer>8/(3-8/3)</answer>", /*finished=*/false).correct);
@@ -298,7 +298,7 @@ TEST_CASE("countdown: grade gives TinyZero's three rewards") {
   CHECK(score("<answer>8/(3-8/3)</answer></think>") == 0.0);
   CHECK(score("</think><answer>8/(3-8/3)</answer>") == 1.0);
   task.options.need_end = true;
-  CHECK(task.grade(kProblem, "</think><answer>8/(3-8/3)</answer>", /*finished=*/false).score ==
+  CHECK(task.grade(kProblem, "</think><answer>8/(3-8/3)</answer>", /*finished=*/false).reward ==
         0.0);
   CHECK_THROWS_AS(task.grade({"", "6,6=1=3"}, "", true),
                   std::invalid_argument);  // our own fault is not hidden
@@ -386,10 +386,10 @@ TEST_CASE("countdown: generated problems are pure, solvable and within their ran
   for (const Split split : {Split::train, Split::test}) {
     for (int64_t i = 0; i < 300; ++i) {
       const Problem problem = task.problem(split, i);
-      CHECK(problem.reference == again.problem(split, i).reference);
+      CHECK(problem.gold == again.problem(split, i).gold);
       CHECK(problem.prompt == again.problem(split, i).prompt);
-      const Puzzle puzzle = read_reference(problem.reference);
-      CAPTURE(problem.reference);
+      const Puzzle puzzle = read_gold(problem.gold);
+      CAPTURE(problem.gold);
       CHECK(puzzle.target >= 10);
       CHECK(puzzle.target <= 100);
       CHECK(std::all_of(puzzle.numbers.begin(), puzzle.numbers.end(),
@@ -405,7 +405,7 @@ TEST_CASE("countdown: generated problems are pure, solvable and within their ran
   CHECK(counts[4] > 100);
   CHECK(prompts.size() > 590);
   again.prepare(4);
-  CHECK(task.problem(Split::train, 0).reference != again.problem(Split::train, 0).reference);
+  CHECK(task.problem(Split::train, 0).gold != again.problem(Split::train, 0).gold);
 }
 
 TEST_CASE(
@@ -415,7 +415,7 @@ TEST_CASE(
     const Countdown task = small_task(seed);
     for (int64_t i = 0; i < 10'000; ++i) {
       train.insert(canonical(task.problem(Split::train, i)));
-      train.insert(canonical({"", document_reference(text(task.document(i)))}));
+      train.insert(canonical({"", document_gold(text(task.document(i)))}));
       test.insert(canonical(task.problem(Split::test, i)));
     }
   }
@@ -460,7 +460,7 @@ TEST_CASE("countdown: generated test problems all differ until they start again"
   int64_t i = 0;
   for (; seen.insert(canonical(task.problem(Split::test, i))).second; ++i) CHECK(i < 3000);
   CHECK(i > 900);  // half of some 2,400
-  CHECK(task.problem(Split::test, i).reference == task.problem(Split::test, 0).reference);
+  CHECK(task.problem(Split::test, i).gold == task.problem(Split::test, 0).gold);
 }
 
 TEST_CASE("countdown: prompts name the numbers and the target") {
@@ -499,16 +499,16 @@ TEST_CASE("countdown: files give test rows in order and training rows in a new o
   task.prepare(0);
   std::cerr.rdbuf(terminal);
   CHECK(report.str().find("left out 3 of the 11 rows") != std::string::npos);
-  CHECK(task.problem(Split::test, 0).reference == "3,2,1=202");
-  CHECK(task.problem(Split::test, 4).reference == "3,2,1=201");
+  CHECK(task.problem(Split::test, 0).gold == "3,2,1=202");
+  CHECK(task.problem(Split::test, 4).gold == "3,2,1=201");
   std::set<std::string> orders;
   for (int64_t epoch = 0; epoch < 5; ++epoch) {
     std::set<std::string> seen;
     std::string order;
     for (int64_t i = 0; i < 8; ++i) {  // 11 rows less the 3 whose numbers stand in the test file
-      const std::string reference = task.problem(Split::train, epoch * 8 + i).reference;
-      seen.insert(reference);
-      order += reference;
+      const std::string gold = task.problem(Split::train, epoch * 8 + i).gold;
+      seen.insert(gold);
+      order += gold;
     }
     CHECK(seen.size() == 8);
     CHECK(seen.count("1,2,3=100") == 0);
@@ -523,7 +523,7 @@ TEST_CASE("countdown: a file for one split alone does not let the other one repe
   std::set<std::string> in_file;
   for (int64_t i = 0; i < 2000; ++i) {
     const Problem problem = generator.problem(Split::train, i);
-    const Puzzle puzzle = read_reference(problem.reference);
+    const Puzzle puzzle = read_gold(problem.gold);
     rows += nlohmann::json{{"nums", puzzle.numbers}, {"target", puzzle.target}}.dump() + "\n";
     in_file.insert(canonical(problem));
   }
@@ -533,7 +533,7 @@ TEST_CASE("countdown: a file for one split alone does not let the other one repe
   task.prepare(0);
   for (int64_t i = 0; i < 2000; ++i) {
     CHECK(in_file.count(canonical(task.problem(Split::train, i))) == 0);
-    CHECK(in_file.count(canonical({"", document_reference(text(task.document(i)))})) == 0);
+    CHECK(in_file.count(canonical({"", document_gold(text(task.document(i)))})) == 0);
   }
   task.options.train_file = file.path;
   task.options.test_file = "";
@@ -601,17 +601,17 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
     CAPTURE(document);
     const size_t start = document.find("\n<think> try ");
     REQUIRE(start != std::string::npos);
-    const Problem problem{"", document_reference(document)};
-    const Puzzle puzzle = read_reference(problem.reference);
+    const Problem problem{"", document_gold(document)};
+    const Puzzle puzzle = read_gold(problem.gold);
     const std::string target = std::to_string(puzzle.target);
     const std::string response = document.substr(start + 8);
     const auto parts = split_text(response.substr(5), "</think><answer>");
     REQUIRE(parts.size() == 2);
     const auto attempts = split_text(parts[0], " wait, try ");
     const bool search = parts[0].find(" want ") != std::string::npos;
-    const Reward reward = task.grade(problem, response, true);
-    CHECK(reward.answered);
-    CHECK(reward.reflected == (attempts.size() > 1));
+    const Grade grade = task.grade(problem, response, true);
+    CHECK(grade.answered);
+    CHECK(grade.reflected == (attempts.size() > 1));
     std::set<std::string> keys;
     for (size_t k = 0; k < attempts.size(); ++k) {
       const size_t end = std::min(attempts[k].find(" want "), attempts[k].size());
@@ -623,17 +623,17 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
       CHECK(keys.insert(key).second);             // no attempt twice
       CHECK((!hit || k + 1 == attempts.size()));  // the first right one ends the search
       if (k + 1 == attempts.size())
-        CHECK(reward.correct == hit);  // the answer is what was tried last
+        CHECK(grade.correct == hit);  // the answer is what was tried last
     }
     if (search) {
-      const auto failures = std::ssize(attempts) - reward.correct;
+      const auto failures = std::ssize(attempts) - grade.correct;
       CHECK(failures >= 1);
-      ++searches, solved += reward.correct, one_failure += failures == 1;
+      ++searches, solved += grade.correct, one_failure += failures == 1;
       most = std::max<int64_t>(most, std::ssize(attempts));
       attempts_all += std::ssize(attempts);
     } else {
       CHECK(attempts.size() == 1);
-      guesses_right += reward.correct;
+      guesses_right += grade.correct;
     }
     const auto tallies = task.diagnose(problem, response);
     CHECK(tallies[0].hits == tallies[0].trials);
@@ -665,7 +665,7 @@ TEST_CASE(
   std::array<Tally, 2> verdicts;  // right called right, wrong called wrong
   for (int64_t i = 0; i < 3000; ++i) {
     const Document document = task.document(i);
-    const auto tallies = task.diagnose({"", document_reference(text(document))}, document.response);
+    const auto tallies = task.diagnose({"", document_gold(text(document))}, document.response);
     CHECK(tallies[0].hits == tallies[0].trials);  // the arithmetic is right all the same
     for (size_t t = 0; t < 2; ++t) {
       verdicts[t].hits += tallies[1 + t].hits;
@@ -770,7 +770,7 @@ TEST_CASE(
                    sign = problem.prompt.find(" * ");
       CHECK(std::stoll(problem.prompt.substr(equation)) *
                 std::stoll(problem.prompt.substr(sign + 3)) ==
-            std::stoll(problem.reference));
+            std::stoll(problem.gold));
     }
   }
   const tiny_zero::Problem problem{"", "1230"};
@@ -785,10 +785,10 @@ TEST_CASE(
       {"<answer>1230</answer><answer>0</answer>", 0.1, true}};
   for (const auto& [response, score, answered] : cases) {
     CAPTURE(response);
-    const auto reward = task->grade(problem, response, true);
-    CHECK(reward.score == score);
-    CHECK(reward.correct == (score == 1.0));
-    CHECK(reward.answered == answered);
+    const auto grade = task->grade(problem, response, true);
+    CHECK(grade.reward == score);
+    CHECK(grade.correct == (score == 1.0));
+    CHECK(grade.answered == answered);
   }
   CHECK(task->grade({"", "0"}, "<answer>000</answer>", true).correct);
 }

@@ -26,13 +26,13 @@ void check_equal(const std::vector<std::string>& answers) {
   }
 }
 
-/// No answer equals the reference, which itself can be read.
-void check_different(const std::string& reference, const std::vector<std::string>& answers) {
-  CAPTURE(reference);
-  CHECK(readable(reference));
+/// No answer equals the gold answer, which itself can be read.
+void check_different(const std::string& gold, const std::vector<std::string>& answers) {
+  CAPTURE(gold);
+  CHECK(readable(gold));
   for (const auto& answer : answers) {
     CAPTURE(answer);
-    CHECK_FALSE(equivalent(reference, answer));
+    CHECK_FALSE(equivalent(gold, answer));
   }
 }
 
@@ -176,7 +176,7 @@ TEST_CASE("math grader: equations and inequalities") {
                   {"x \\ne 3", "y \\ne 2", "2", "x = 2", "x < 2", "x \\ne 2, x \\ne 3"});
   CHECK(equivalent("9", "a + b = 9"));
   CHECK_FALSE(
-      equivalent("a + b = 9", "9"));  // a reference is an equation unless its left side is a name
+      equivalent("a + b = 9", "9"));  // a gold answer is an equation unless its left side is a name
   check_different("x = 9", {"x = -9", "x = 9, 10", "x > 9", "y = 9", "9 = x + 1", "x \\ne 9"});
   check_different("9", {"9 = x + 1", "x^2 = 9", "2x = 9", "x > 9", "8 + 1 = 10"});
   check_different("y = 3x - 1", {"y = 3x + 1", "x = 3y - 1", "-1", "y < 3x - 1"});
@@ -228,7 +228,7 @@ TEST_CASE("math grader: what cannot be read equals nothing, not even itself") {
     CHECK_FALSE(equivalent(junk, "3"));
   }
   CHECK_FALSE(readable(std::string("3\0", 2)));
-  CHECK(compare("", "3").reason == "the reference cannot be read");
+  CHECK(compare("", "3").reason == "the right answer cannot be read");
   CHECK(compare("3", "(").reason == "the answer cannot be read");
   CHECK(compare("3", "4").reason == "different");
 }

@@ -56,10 +56,9 @@ std::string rows(int first, int count, int level = 1) {
   return text;
 }
 
-std::vector<std::string> references(const Math& task, Split split, int64_t first, int64_t count) {
+std::vector<std::string> golds(const Math& task, Split split, int64_t first, int64_t count) {
   std::vector<std::string> result;
-  for (int64_t i = first; i < first + count; ++i)
-    result.push_back(task.problem(split, i).reference);
+  for (int64_t i = first; i < first + count; ++i) result.push_back(task.problem(split, i).gold);
   return result;
 }
 
@@ -143,7 +142,7 @@ TEST_CASE("math: a bad line stops with its place, what was found and what was wa
                        std::invalid_argument);
 }
 
-TEST_CASE("math: a reference that the grader cannot read is named and left out [T28]") {
+TEST_CASE("math: a gold answer that the grader cannot read is named and left out [T28]") {
   const TempFile file(row(1, 1) + R"({"problem": "p", "answer": "\\frac{1}{0}"}
 {"problem": "p", "answer": ""}
 {"problem": "p", "solution": "There are $\\boxed{}$ primes."}
@@ -154,9 +153,9 @@ TEST_CASE("math: a reference that the grader cannot read is named and left out [
   task.options.test_share = 0;
   const std::string f = "\n  " + file.path;
   CHECK(errors_of([&] { task.prepare(0); }) ==
-        "math: left out, as the grader cannot read the reference:" + f + ":2: \\frac{1}{0}" + f +
+        "math: left out, as the grader cannot read the right answer:" + f + ":2: \\frac{1}{0}" + f +
             ":3: " + f + ":4: " + f + ":5: \n");
-  CHECK(as_set(references(task, Split::train, 0, 20)) == std::set<std::string>{"1", "2"});
+  CHECK(as_set(golds(task, Split::train, 0, 20)) == std::set<std::string>{"1", "2"});
   CHECK_THROWS_WITH_AS(task.problem(Split::test, 0), doctest::Contains("math-test-file"),
                        std::invalid_argument);
 }
@@ -171,7 +170,7 @@ TEST_CASE("math: the sample holds every subject and level, and its answers can b
       const Problem problem = task.problem(split, i);
       if (!prompts.insert(problem.prompt).second) continue;
       for (const auto& tag : problem.tags) ++tags[tag];
-      CHECK(readable(problem.reference));
+      CHECK(readable(problem.gold));
     }
   }
   CHECK(task.size(Split::train) + task.size(Split::test) == 60);
@@ -188,19 +187,18 @@ TEST_CASE(
   task.options.train_file = train.path;
   task.options.test_file = test.path;
   task.prepare(3);
-  const auto first = references(task, Split::train, 0, 50),
-             second = references(task, Split::train, 50, 50);
+  const auto first = golds(task, Split::train, 0, 50), second = golds(task, Split::train, 50, 50);
   CHECK(as_set(first).size() == 50);
   CHECK(as_set(second) == as_set(first));
   CHECK(second != first);
-  CHECK(references(task, Split::test, 0, 8) ==
+  CHECK(golds(task, Split::test, 0, 8) ==
         std::vector<std::string>{"100", "101", "102", "103", "104", "105", "106", "100"});
   CHECK(task.size(Split::test) == 7);
   Math again = task;
   again.prepare(3);
-  CHECK(references(again, Split::train, 0, 50) == first);
+  CHECK(golds(again, Split::train, 0, 50) == first);
   again.prepare(4);
-  CHECK(references(again, Split::train, 0, 50) != first);
+  CHECK(golds(again, Split::train, 0, 50) != first);
 }
 
 TEST_CASE("math: no test problem stands in the training split") {
@@ -213,13 +211,12 @@ TEST_CASE("math: no test problem stands in the training split") {
   CHECK(task.size(Split::train) == 30);
   task.options.test_file = "";  // a share of the training file, the same whatever the seed
   task.prepare(0);
-  const auto tested = as_set(references(task, Split::test, 0, task.size(Split::test)));
+  const auto tested = as_set(golds(task, Split::test, 0, task.size(Split::test)));
   CHECK(task.size(Split::train) + task.size(Split::test) == 40);
   CHECK(tested.size() >= 3);
-  for (const auto& reference : references(task, Split::train, 0, 200))
-    CHECK_FALSE(tested.contains(reference));
+  for (const auto& gold : golds(task, Split::train, 0, 200)) CHECK_FALSE(tested.contains(gold));
   task.prepare(1);
-  CHECK(as_set(references(task, Split::test, 0, task.size(Split::test))) == tested);
+  CHECK(as_set(golds(task, Split::test, 0, task.size(Split::test))) == tested);
 }
 
 TEST_CASE("math: filters by level, subject and count act on training problems only") {
@@ -236,13 +233,13 @@ TEST_CASE("math: filters by level, subject and count act on training problems on
   CHECK(task.size(Split::test) == 5);
   task.options.subject = "Geometry";
   task.prepare(0);
-  CHECK(references(task, Split::train, 0, 2) == std::vector<std::string>{"30", "30"});
+  CHECK(golds(task, Split::train, 0, 2) == std::vector<std::string>{"30", "30"});
   task.options = {.train_file = train.path, .test_file = test.path, .count = 6};
   task.prepare(0);
-  const auto drawn = as_set(references(task, Split::train, 0, 60));
+  const auto drawn = as_set(golds(task, Split::train, 0, 60));
   CHECK(drawn.size() == 6);
   task.prepare(1);
-  CHECK(as_set(references(task, Split::train, 0, 60)) != drawn);
+  CHECK(as_set(golds(task, Split::train, 0, 60)) != drawn);
   task.options = {.train_file = train.path, .test_file = test.path, .subject = "Poetry"};
   CHECK_THROWS_WITH_AS(task.prepare(0), doctest::Contains("no training problem is left"),
                        std::invalid_argument);
@@ -281,7 +278,7 @@ TEST_CASE("math: rewards of ORZ, R1-Zero and SimpleRL, and no answer apart from 
     task.options = options;
     std::vector<double> result;
     for (const auto& text : {right, wrong, untagged, cut_off, none}) {
-      result.push_back(task.grade(problem, text, finished).score);
+      result.push_back(task.grade(problem, text, finished).reward);
     }
     return result;
   };
@@ -344,10 +341,10 @@ TEST_CASE("math: where the answer is looked for") {
 TEST_CASE("math: every response has the reward of its bare answer") {
   Math task;
   task.options.wrong_score = -0.5;
-  CHECK(task.grade_answer({"", "10"}, "10.0").score == 1);
-  CHECK(task.grade_answer({"", "10"}, "11").score == -0.5);
+  CHECK(task.grade_answer({"", "10"}, "10.0").reward == 1);
+  CHECK(task.grade_answer({"", "10"}, "11").reward == -0.5);
   CHECK(task.grade_answer({"", "10"}, "\\boxed").reason == "the answer cannot be read");
-  CHECK(task.grade_answer({"", "\\oops{"}, "1").reason == "the reference cannot be read");
+  CHECK(task.grade_answer({"", "\\oops{"}, "1").reason == "the right answer cannot be read");
 }
 
 TEST_CASE(
@@ -361,7 +358,7 @@ TEST_CASE(
   task.prepare(0);
   CHECK(task.document(7).prompt == "2+2?\n");
   CHECK(task.document(7).response == "so \\boxed{5}");  // wrong as the file has it
-  CHECK(task.problem(Split::train, 0).reference == "4");
+  CHECK(task.problem(Split::train, 0).gold == "4");
   const TempFile bare(R"({"problem": "2+2?", "answer": "4"})");
   task.options.train_file = bare.path;
   task.prepare(0);
@@ -389,7 +386,7 @@ TEST_CASE("math: grade judges a line each, in order") {
 {"correct":true,"extracted":"x=5","reason":"equal"}
 {"correct":false,"extracted":null,"reason":"no answer"}
 {"correct":false,"extracted":null,"reason":"the answer cannot be read"}
-{"correct":false,"extracted":"\\nonsense{","reason":"the reference cannot be read"}
+{"correct":false,"extracted":"\\nonsense{","reason":"the right answer cannot be read"}
 {"correct":false,"extracted":"\u0000�😀","reason":"the answer cannot be read"}
 )");
   const Result cut =

@@ -72,8 +72,8 @@ Rollout by_hand() {
 /// The reward is the reference's number plus 10 if the response was finished.
 struct NumberTask : Task {
   Problem problem(Split, int64_t) const override { return {}; }
-  Reward grade(const Problem& problem, std::string_view, bool finished) const override {
-    return {.score = std::stod(problem.reference) + (finished ? 10 : 0)};
+  Grade grade(const Problem& problem, std::string_view, bool finished) const override {
+    return {.reward = std::stod(problem.gold) + (finished ? 10 : 0)};
   }
   std::string answer(const Problem&, std::string_view) const override { return ""; }
 };
@@ -238,7 +238,7 @@ TEST_CASE("grades go to the responses of their own problem") {
   Rollout rollout = by_hand();
   grade(NumberTask(), rollout);
   CHECK(torch::equal(rollout.rewards, torch::tensor({11.0F, 1.0F, 2.0F, 12.0F})));
-  CHECK(rollout.grades[3].score == 12.0);
+  CHECK(rollout.grades[3].reward == 12.0);
 }
 
 TEST_CASE("rollouts joined and taken apart keep each row's own things") {

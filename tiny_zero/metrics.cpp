@@ -67,7 +67,7 @@ void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, 
     directory.log_sample({{"step", step},
                           {"prompt", rollout.problems[p].prompt},
                           {"response", rollout.texts[i]},
-                          {"reward", rollout.grades[i].score}});
+                          {"reward", rollout.grades[i].reward}});
   }
 }
 

@@ -137,7 +137,7 @@ void grade(const Task& task, Rollout& rollout) {
   for (int64_t i = 0; i < rollout.size(); ++i) {
     rollout.grades.push_back(
         task.grade(rollout.problem_of(i), rollout.texts[i], rollout.finished[i]));
-    scores.push_back(static_cast<float>(rollout.grades.back().score));
+    scores.push_back(static_cast<float>(rollout.grades.back().reward));
   }
   rollout.rewards = torch::tensor(scores);
 }

@@ -22,7 +22,7 @@ struct Rollout {
   std::vector<bool>
       finished;  // ended by the model; false: cut at the limit, nothing appended [T15]
   std::vector<std::string> texts;  // end token left out
-  std::vector<Reward> grades;      // filled by grade()
+  std::vector<Grade> grades;       // filled by grade()
   torch::Tensor rewards;           // (B,) float32, filled by grade()
 
   int64_t size() const { return static_cast<int64_t>(lengths.size()); }

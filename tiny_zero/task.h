@@ -17,17 +17,17 @@ namespace tiny_zero {
 
 enum class Split { train, test };
 
-/// One question. `reference` is in the task's own notation (Countdown: "6,6,1=36") and is never
-/// shown to the model.
+/// One question. `gold` is the right answer in the task's own notation (Countdown: "6,6,1=36") and
+/// is never shown to the model.
 struct Problem {
   std::string prompt;
-  std::string reference;
+  std::string gold;
   std::vector<std::string> tags = {};  // what eval reports apart, such as "level 3"
 };
 
 /// What the rule says of one response.
-struct Reward {
-  double score = 0.0;      // what the loop maximises
+struct Grade {
+  double reward = 0.0;     // what the loop maximises
   bool correct = false;    // the answer is right
   bool formatted = false;  // the response has the shape that the prompt asked for
   bool answered = false;   // an answer could be read; false counts a parse failure apart from a
@@ -65,10 +65,10 @@ class Task {
   virtual int64_t size(Split /*split*/) const { return std::numeric_limits<int64_t>::max(); }
   /// Grades any bytes: never throws, never executes them, in time linear in their number.
   /// @param finished  the model ended the response itself; false if it was cut at the length limit
-  virtual Reward grade(const Problem& problem, std::string_view response, bool finished) const = 0;
+  virtual Grade grade(const Problem& problem, std::string_view response, bool finished) const = 0;
   /// Grades an answer that stands by itself, with no response around it. The same promises as
   /// grade().
-  virtual Reward grade_answer(const Problem& /*problem*/, std::string_view /*answer*/) const {
+  virtual Grade grade_answer(const Problem& /*problem*/, std::string_view /*answer*/) const {
     throw std::invalid_argument("this task grades whole responses only: {\"gold\", \"response\"}");
   }
   /// The final answer, in canonical form if there is one, "" if there is no answer.

@@ -26,7 +26,7 @@ std::string list(const std::vector<int64_t>& numbers, const std::string& comma) 
   return text;
 }
 
-std::string reference(const Puzzle& puzzle) {
+std::string gold_text(const Puzzle& puzzle) {
   return list(puzzle.numbers, ",") + "=" + std::to_string(puzzle.target);
 }
 
@@ -75,13 +75,13 @@ std::vector<Puzzle> read_rows(const std::string& path) {
 
 }  // namespace
 
-Puzzle read_reference(const std::string& text) {
+Puzzle read_gold(const std::string& text) {
   std::istringstream in(text);
   Puzzle puzzle;
   char mark = ',';
   for (int64_t number = 0; mark == ',' && in >> number >> mark;) puzzle.numbers.push_back(number);
   if (mark == '=' && in >> puzzle.target && in.eof()) return puzzle;
-  throw std::invalid_argument("countdown: the reference is \"" + text +
+  throw std::invalid_argument("countdown: the gold answer is \"" + text +
                               "\", want numbers and target as in 6,6,1=36");
 }
 
@@ -213,7 +213,7 @@ Problem Countdown::problem(Split split, int64_t index) const {
     puzzle = rows[split == Split::train ? dealt(index, rows.size(), seed_, kEpochs)
                                         : static_cast<size_t>(index) % rows.size()];
   }
-  return {prompt(puzzle), reference(puzzle)};
+  return {prompt(puzzle), gold_text(puzzle)};
 }
 
 std::string Countdown::prompt(const Puzzle& puzzle) const {
@@ -241,21 +241,21 @@ std::string Countdown::prompt(const Puzzle& puzzle) const {
          task + "\nAssistant: " + start;
 }
 
-Reward Countdown::grade(const Problem& problem, std::string_view response, bool finished) const {
-  const Puzzle puzzle = read_reference(problem.reference);
-  Reward reward;
-  reward.reflected = reflects(response);
+Grade Countdown::grade(const Problem& problem, std::string_view response, bool finished) const {
+  const Puzzle puzzle = read_gold(problem.gold);
+  Grade grade;
+  grade.reflected = reflects(response);
   const auto answer = last_answer(response);
-  if (!answer || (options.need_end && !finished)) return reward;
+  if (!answer || (options.need_end && !finished)) return grade;
   const std::string_view before =
       response.substr(0, static_cast<size_t>(answer->data() - response.data()));
-  if (options.need_think && before.find("</think>") == std::string_view::npos) return reward;
+  if (options.need_think && before.find("</think>") == std::string_view::npos) return grade;
   const Verdict verdict = check_expression(*answer, puzzle.numbers, puzzle.target);
-  reward.formatted = true;
-  reward.answered = verdict != Verdict::unparsable;
-  reward.correct = verdict == Verdict::right;
-  reward.score = reward.correct ? 1.0 : options.format_score;
-  return reward;
+  grade.formatted = true;
+  grade.answered = verdict != Verdict::unparsable;
+  grade.correct = verdict == Verdict::right;
+  grade.reward = grade.correct ? 1.0 : options.format_score;
+  return grade;
 }
 
 std::string Countdown::answer(const Problem& problem, std::string_view response) const {
@@ -266,7 +266,7 @@ std::string Countdown::answer(const Problem& problem, std::string_view response)
   const auto [num, den] = expression.value;
   std::string value = den == 0 ? "undefined" : std::to_string(num);
   if (den > 1) value += "/" + std::to_string(den);
-  const Puzzle puzzle = read_reference(problem.reference);
+  const Puzzle puzzle = read_gold(problem.gold);
   const bool proper = std::is_permutation(expression.literals.begin(), expression.literals.end(),
                                           puzzle.numbers.begin(), puzzle.numbers.end());
   return proper ? value : value + " from other numbers";

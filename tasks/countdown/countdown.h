@@ -16,13 +16,12 @@ namespace tiny_zero::countdown {
 
 enum class Template { base, chat, short_form };
 
-/// Numbers and the value to reach. As text, which is a problem's reference: "6,6,1=36".
+/// Numbers and the value to reach. As text, which is a problem's gold answer: "6,6,1=36".
 struct Puzzle {
   std::vector<int64_t> numbers;
   int64_t target = 0;
 };
-Puzzle read_reference(
-    const std::string& text);  // throws std::invalid_argument if it is no reference
+Puzzle read_gold(const std::string& text);  // throws std::invalid_argument if it is no such text
 
 struct Options {
   std::string train_file, test_file;  // "" = generated
@@ -53,7 +52,7 @@ class Countdown : public Task {
   /// the ranges hold.
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
-  Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
+  Grade grade(const Problem& problem, std::string_view response, bool finished) const override;
   /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes
   /// together; marked if it does not use exactly the given numbers. "" if no answer can be read.
   std::string answer(const Problem& problem, std::string_view response) const override;

@@ -46,15 +46,14 @@ class Multiplication : public Task {
     }
   }
 
-  Reward grade(const Problem& problem, std::string_view response,
-               bool /*finished*/) const override {
-    Reward reward;
+  Grade grade(const Problem& problem, std::string_view response, bool /*finished*/) const override {
+    Grade grade;
     const std::string found = answer(problem, response);
-    reward.formatted = countdown::last_answer(response).has_value();
-    reward.answered = !found.empty();
-    reward.correct = found == problem.reference;
-    reward.score = reward.correct ? 1.0 : reward.formatted ? format_score_ : 0.0;
-    return reward;
+    grade.formatted = countdown::last_answer(response).has_value();
+    grade.answered = !found.empty();
+    grade.correct = found == problem.gold;
+    grade.reward = grade.correct ? 1.0 : grade.formatted ? format_score_ : 0.0;
+    return grade;
   }
 
   /// The digits of the last answer without blanks, thousands' commas and leading zeros.

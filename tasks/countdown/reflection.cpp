@@ -44,8 +44,8 @@ bool reflects(std::string_view response) {
 
 std::vector<Tally> Countdown::diagnose(const Problem& problem, std::string_view response) const {
   constexpr std::string_view kTry = " try ";
-  const Puzzle puzzle = read_reference(problem.reference);
-  const Reward reward = grade(problem, response, /*finished=*/true);
+  const Puzzle puzzle = read_gold(problem.gold);
+  const Grade verdict = grade(problem, response, /*finished=*/true);
   Tally equations{"equations right"}, yes{"right attempts called right"},
       no{"wrong attempts called wrong"}, repeated{"attempts repeated"}, attempts{"attempts", 0, 1};
   const std::string_view thinking = response.substr(0, response.find("<answer>"));
@@ -70,7 +70,7 @@ std::vector<Tally> Countdown::diagnose(const Problem& problem, std::string_view 
     ++repeated.trials;
     repeated.hits += !seen.insert(attempt ? attempt->tree : std::string(text)).second;
   }
-  const int64_t reflected = reward.reflected, correct = reward.correct;
+  const int64_t reflected = verdict.reflected, correct = verdict.correct;
   return {equations,
           yes,
           no,

@@ -29,7 +29,7 @@ bool needs_positive(const Node& node) {
   });
 }
 
-/// What may stand left of "=" for the value on the right: in a reference x, AB, f(x) or (x,y); in
+/// What may stand left of "=" for the value on the right: in a gold answer x, AB, f(x) or (x,y); in
 /// an answer any expression without numbers, such as a + b.
 bool is_name(const Node& node, bool lenient) {
   if (node.kind == Kind::symbol) return has_variable(node);
@@ -114,8 +114,8 @@ std::string letters(const Node& node) {
 
 class Comparison {
  public:
-  bool same(const Node& reference, const Node& answer) {
-    auto expected = list_members(reference, /*lenient=*/false),
+  bool same(const Node& gold, const Node& answer) {
+    auto expected = list_members(gold, /*lenient=*/false),
          given = list_members(answer, /*lenient=*/true);
     if (is_tuple(expected)) given = joined(std::move(given));
     if (is_tuple(given)) expected = joined(std::move(expected));
@@ -216,9 +216,9 @@ class Comparison {
 
 }  // namespace
 
-Verdict compare(std::string_view reference, std::string_view answer) {
-  const auto expected = parse_answer(reference);
-  if (!expected) return {false, "the reference cannot be read"};
+Verdict compare(std::string_view gold, std::string_view answer) {
+  const auto expected = parse_answer(gold);
+  if (!expected) return {false, "the right answer cannot be read"};
   const auto given = parse_answer(answer);
   if (!given) return {false, "the answer cannot be read"};
   return Comparison().same(*expected, *given) ? Verdict{true, "equal"}

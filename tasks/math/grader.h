@@ -26,21 +26,21 @@ std::optional<std::string_view> extract_answer(std::string_view response);
 
 struct Verdict {
   bool equal = false;
-  std::string_view reason;  // "equal", "different", "the reference cannot be read" or "the answer
-                            // cannot be read"
+  std::string_view reason;  // "equal", "different", "the right answer cannot be read" or "the
+                            // answer cannot be read"
 };
 
-/// Compares a model's answer with the reference. What cannot be read equals nothing. Time and
+/// Compares a model's answer with the gold answer. What cannot be read equals nothing. Time and
 /// memory are bounded: answers beyond 1,024 bytes are not read, and a comparison that takes too
 /// long finds "different". Not symmetric in one place: an answer "a+b=5" gives the value asked for,
-/// 5, but a reference "a+b=5" is an equation.
-Verdict compare(std::string_view reference, std::string_view answer);
+/// 5, but a gold "a+b=5" is an equation.
+Verdict compare(std::string_view gold, std::string_view answer);
 
-inline bool equivalent(std::string_view reference, std::string_view answer) {
-  return compare(reference, answer).equal;
+inline bool equivalent(std::string_view gold, std::string_view answer) {
+  return compare(gold, answer).equal;
 }
 
-/// Whether the grader can judge by this reference: it is read and equals itself [T28].
-inline bool readable(std::string_view reference) { return equivalent(reference, reference); }
+/// Whether the grader can judge by this gold answer: it is read and equals itself [T28].
+inline bool readable(std::string_view gold) { return equivalent(gold, gold); }
 
 }  // namespace tiny_zero::math

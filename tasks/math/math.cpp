@@ -64,7 +64,7 @@ std::vector<Row> read_rows(const std::string& path) {
     }
   });
   if (!left_out.empty())
-    std::cerr << "math: left out, as the grader cannot read the reference:" << left_out << '\n';
+    std::cerr << "math: left out, as the grader cannot read the right answer:" << left_out << '\n';
   return rows;
 }
 
@@ -238,30 +238,30 @@ bool Math::has_form(std::string_view response) const {
   return response.find_first_not_of(" \t\r\n", behind) == std::string_view::npos;
 }
 
-Reward Math::grade(const Problem& problem, std::string_view response, bool finished) const {
+Grade Math::grade(const Problem& problem, std::string_view response, bool finished) const {
   const bool cut = options.need_end && !finished;
   const auto found = cut ? std::nullopt : extract(response);
-  Reward reward;
-  if (found) reward = grade_answer(problem, *found);
+  Grade grade;
+  if (found) grade = grade_answer(problem, *found);
   if (!found)
-    reward.score = options.none_score, reward.reason = cut ? "the response was cut" : "no answer";
-  reward.formatted = has_form(response);
-  if (reward.formatted) reward.score += options.format_score;
+    grade.reward = options.none_score, grade.reason = cut ? "the response was cut" : "no answer";
+  grade.formatted = has_form(response);
+  if (grade.formatted) grade.reward += options.format_score;
   for (const std::string_view word :
        {"wait,", "Wait,", "recheck", "retry", "lternatively,", "owever,"}) {  // [ORZ]
-    reward.reflected = reward.reflected || response.find(word) != std::string_view::npos;
+    grade.reflected = grade.reflected || response.find(word) != std::string_view::npos;
   }
-  return reward;
+  return grade;
 }
 
-Reward Math::grade_answer(const Problem& problem, std::string_view answer) const {
-  const Verdict verdict = compare(problem.reference, answer);
-  Reward reward;
-  reward.answered = true;
-  reward.correct = verdict.equal;
-  reward.score = verdict.equal ? options.right_score : options.wrong_score;
-  reward.reason = verdict.reason;
-  return reward;
+Grade Math::grade_answer(const Problem& problem, std::string_view answer) const {
+  const Verdict verdict = compare(problem.gold, answer);
+  Grade grade;
+  grade.answered = true;
+  grade.correct = verdict.equal;
+  grade.reward = verdict.equal ? options.right_score : options.wrong_score;
+  grade.reason = verdict.reason;
+  return grade;
 }
 
 std::string Math::answer(const Problem&, std::string_view response) const {

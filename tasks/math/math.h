@@ -46,15 +46,15 @@ class Math : public Task {
   Options options;  // set before prepare()
 
   Settings settings() override;
-  /// Loads the files. Rows whose reference the grader cannot read [T28], and training rows that
+  /// Loads the files. Rows whose gold answer the grader cannot read [T28], and training rows that
   /// stand in the test file, are left out and named on standard error.
   void prepare(uint64_t seed) override;
   /// Test rows in their order, training rows in a new order each epoch; tagged with level, subject
   /// and source.
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
-  Reward grade(const Problem& problem, std::string_view response, bool finished) const override;
-  Reward grade_answer(const Problem& problem, std::string_view answer) const override;
+  Grade grade(const Problem& problem, std::string_view response, bool finished) const override;
+  Grade grade_answer(const Problem& problem, std::string_view answer) const override;
   std::string answer(const Problem& problem, std::string_view response) const override;
   bool same_answer(const std::string& a, const std::string& b) const override;
   /// A training problem with its own solution, right or wrong as the file has it.

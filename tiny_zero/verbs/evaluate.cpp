@@ -59,7 +59,7 @@ Json shares(const Task& task, const Rollout& rollout) {
   std::vector<Tally> total{
       {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"truncated", 0, 0}};
   for (int64_t i = 0; i < rollout.size(); ++i) {
-    const Reward& grade = rollout.grades[i];
+    const Grade& grade = rollout.grades[i];
     const bool flags[] = {grade.formatted, grade.answered, grade.reflected, !rollout.finished[i]};
     const auto own = task.diagnose(rollout.problem_of(i), rollout.texts[i]);
     for (size_t j = 0; j < 4; ++j)
@@ -201,9 +201,9 @@ Json evaluate(const Config& config, const Task& task) {
       const Json line = {{"problem", i / k},
                          {"prompt", sampled.problem_of(i).prompt},
                          {"response", sampled.texts[i]},
-                         {"gold", sampled.problem_of(i).reference},
+                         {"gold", sampled.problem_of(i).gold},
                          {"finished", static_cast<bool>(sampled.finished[i])},
-                         {"reward", sampled.grades[i].score},
+                         {"reward", sampled.grades[i].reward},
                          {"correct", sampled.grades[i].correct},
                          {"reflected", sampled.grades[i].reflected}};
       file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';

@@ -134,7 +134,7 @@ void generate(const Config& config, const Task& task) {
     grade(task, rollout);
     for (int64_t i = 0; i < rollout.size(); ++i) {
       std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward "
-                << rollout.grades[i].score << '\n';
+                << rollout.grades[i].reward << '\n';
     }
   } else {
     for_each_line([&](const Json& line) {
@@ -157,13 +157,13 @@ void grade_lines(const Task& task) {
     const bool whole = line.contains("response");
     const Problem problem{"", line.at("gold").get<std::string>()};
     const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
-    const Reward reward = whole ? task.grade(problem, text, line.value("finished", true))
-                                : task.grade_answer(problem, text);
+    const Grade grade = whole ? task.grade(problem, text, line.value("finished", true))
+                              : task.grade_answer(problem, text);
     const std::string extracted = whole ? task.answer(problem, text) : text;
-    const auto reason = reward.correct ? "right" : reward.answered ? "wrong" : "no answer";
-    print({{"correct", reward.correct},
+    const auto reason = grade.correct ? "right" : grade.answered ? "wrong" : "no answer";
+    print({{"correct", grade.correct},
            {"extracted", extracted.empty() ? Json() : Json(extracted)},
-           {"reason", reward.reason.empty() ? reason : reward.reason}});
+           {"reason", grade.reason.empty() ? reason : grade.reason}});
   });
 }
 
