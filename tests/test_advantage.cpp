@@ -146,4 +146,9 @@ TEST_CASE("explained_variance by hand, padding left out") {
   CHECK(explained({3, 2, 1}, {1, 2, 3}) ==
         doctest::Approx(-3.0));  // errors -2, 0, 2: variance 8/3 of 2/3
   CHECK(explained({0, 1, 2}, {1, 1, 1}) == 0.0);
+  // Equal but for rounding: the variance that is left is no signal [T39].
+  CHECK(explained({0, 1, 2}, {0.1F, 0.1F, 0.1F + 1e-8F}) == 0.0);
+  CHECK(explained({0, 1, 2}, {0.3F, 0.1F + 0.2F, 0.7F - 0.4F}) == 0.0);
+  CHECK(explained({1e-3F, 2e-3F, 3e-3F}, {1e-3F, 2e-3F, 3e-3F}) ==
+        doctest::Approx(1.0));  // small returns are
 }

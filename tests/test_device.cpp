@@ -21,6 +21,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tiny_zero/scoring.h"
 #include "tiny_zero/trainer.h"
 #include "tiny_zero/verbs/pretrain.h"
 
@@ -223,13 +224,11 @@ TEST_CASE("bfloat16 products on a second device: sampling, scoring and an update
         0.2);
   Config config;
   config.learning_rate = 1e-3;
-  AdamW optimizer(there.parameters(), config);
-  Experience experience;
-  experience.loss_mask = rollout.mask;
-  experience.advantages = torch::linspace(-1, 1, rollout.size()).unsqueeze(1) * rollout.mask;
+  Learner learner(there, config);
+  const Tensor slopes = torch::linspace(-1, 1, rollout.size()).unsqueeze(1);
   const Tensor before = there.parameters().clone();
-  const UpdateStats stats =
-      update_policy(there, optimizer, rollout, experience, config, 1e-3, /*step=*/0, "/nowhere");
+  const UpdateStats stats = update_policy(learner, rollout, {rollout.rewards, rollout.mask, {}, {}},
+                                          {slopes * rollout.mask, {}}, config, /*step=*/0);
   CHECK(stats.skipped.empty());
   CHECK(stats.ratio_max_deviation < 0.2);
   CHECK(stats.grad_norm > 1e-3);

@@ -26,9 +26,8 @@ Tensor gradient(const Tensor& x, const Loss& loss) {
 
 }  // namespace
 
-TEST_CASE(
-    "policy_loss equals PPO eq. 7 worked by hand, with unequal bounds [DAPO]") {  // eps 0.2 down,
-                                                                                  // 0.28 up
+TEST_CASE("policy_loss equals PPO eq. 7 worked by hand, with unequal bounds [DAPO]") {
+  // eps 0.2 down, 0.28 up
   const Tensor log_probs = torch::tensor({1.0F, 1.5F, 0.5F, 1.5F, 0.5F, 0.9F}).log();
   const Tensor advantages = torch::tensor({2.0F, 2.0F, 2.0F, -2.0F, -2.0F, -2.0F});
   const Tensor old = torch::zeros({6});
@@ -148,4 +147,37 @@ TEST_CASE(
   const auto warm = token_log_probs(hidden, weight, targets, 2.0, 3, /*with_entropy=*/true);
   CHECK(close(warm.log_probs, torch::tensor({-0.881374F, -1.227947F})));
   CHECK(close(warm.entropies, torch::tensor({1.084392F, 1.084392F})));
+}
+
+TEST_CASE(
+    "LossTerms add up over micro-batches, log every term and find the one that is not finite") {
+  const Tensor x = leaf(torch::tensor({1.0F, 2.0F, 3.0F}));
+  LossTerms terms;
+  terms.start(torch::tensor({0.5F, 0.25F}));
+  terms.add("a", x.narrow(0, 0, 2));                                 // 0.5 + 0.5
+  terms.add("b", x.narrow(0, 0, 2).square(), /*coefficient=*/-2.0);  // -2 (0.5 + 1)
+  terms.add("only_logged", x.narrow(0, 0, 2), 0);
+  CHECK(terms.loss().item<double>() == doctest::Approx(-2.0));
+  terms.loss().backward();
+  terms.start(torch::tensor({0.25F}));
+  terms.add("a", x.narrow(0, 2, 1));                 // 0.75
+  terms.add("b", x.narrow(0, 2, 1).square(), -2.0);  // -2 * 2.25
+  CHECK(terms.loss().item<double>() == doctest::Approx(-3.75));
+  terms.loss().backward();
+  CHECK(close(x.grad(), torch::tensor({-1.5F, -1.75F, -2.75F})));  // w (1 - 4 x)
+  terms.finish();
+  CHECK(terms.sums().at("a") == doctest::Approx(1.75));
+  CHECK(terms.sums().at("b") == doctest::Approx(3.75));
+  CHECK(terms.sums().at("only_logged") == doctest::Approx(1.0));
+  CHECK(terms.sums().at("total") == doctest::Approx(-5.75));
+  CHECK(terms.mean("a") == doctest::Approx(1.75));  // the weights add up to 1
+  CHECK(terms.not_finite().empty());
+  CHECK_THROWS_AS(terms.mean("misspelt"), std::out_of_range);
+  LossTerms broken;
+  broken.start(torch::tensor({0.5F}));
+  broken.add("fine", torch::tensor({1.0F}));
+  broken.add("bad", torch::tensor({std::numeric_limits<float>::quiet_NaN()}), 0);
+  broken.finish();
+  CHECK(broken.not_finite() == "bad");
+  CHECK(broken.mean("fine") == doctest::Approx(1.0));  // divided by the weights
 }

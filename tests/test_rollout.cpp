@@ -8,9 +8,9 @@
 #include <numeric>
 #include <set>
 
-#include "tiny_zero/metrics.h"
+#include "tiny_zero/advantage.h"
 #include "tiny_zero/rollout.h"
-#include "tiny_zero/update.h"
+#include "tiny_zero/scoring.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -69,7 +69,7 @@ Rollout by_hand() {
   return rollout;
 }
 
-/// The reward is the reference's number plus 10 if the response was finished.
+/// The reward is the gold answer's number plus 10 if the response was finished.
 struct NumberTask : Task {
   Problem problem(Split, int64_t) const override { return {}; }
   Grade grade(const Problem& problem, std::string_view, bool finished) const override {
@@ -263,4 +263,126 @@ TEST_CASE("rollouts joined and taken apart keep each row's own things") {
   Rollout other = rollout;
   other.group_size = 4;
   CHECK_THROWS_AS(concatenate(rollout, other), c10::Error);
+}
+
+TEST_CASE("collect without dynamic sampling takes the round as it is, its rewards shaped [T16]") {
+  Config config;
+  config.prompts_per_step = 2;
+  config.truncated = Truncated::penalise;
+  config.truncation_penalty = -0.5;
+  Rollout round = by_hand();
+  round.grades[0].correct = round.grades[1].answered = round.grades[3].correct = true;
+  const Collection collected = collect([&] { return round; }, config);
+  const Tensor shaped = torch::tensor({1.0F, -0.5F, -0.5F, 1.0F});
+  CHECK(torch::equal(collected.rollout.rewards, shaped));
+  CHECK(torch::equal(collected.sampled_rewards, shaped));
+  CHECK(torch::equal(collected.rollout.response_ids, round.response_ids));
+  CHECK(collected.kept_groups == std::vector<int64_t>{0, 1});
+  CHECK(collected.sampled.rounds == 1);
+  CHECK(collected.sampled.responses == 4);
+  CHECK(collected.sampled.tokens == 8);
+  CHECK(collected.sampled.correct == 2);
+  CHECK(collected.sampled.answered == 1);
+  CHECK(collected.sampled.truncated == 2);
+  CHECK(collected.sampled.zero_std_groups == 0);  // the penalty made both groups differ
+  CHECK(collected.sampled.reward == doctest::Approx(1.0));
+}
+
+TEST_CASE("collect with dynamic sampling keeps mixed groups and counts all of them [DAPO, T37]") {
+  Config config;
+  config.prompts_per_step = 2;
+  config.dynamic_sampling = true;
+  std::vector<std::vector<float>> rounds{{0, 0, 1, 1}, {0, 1, 1, 1}, {1, 0, 0, 1}};
+  size_t at = 0;
+  const auto sample_round = [&] {
+    Rollout round = by_hand();
+    round.rewards = torch::tensor(rounds[at % rounds.size()]);
+    round.problems[0].gold = std::to_string(2 * at);
+    round.problems[1].gold = std::to_string(2 * at + 1);
+    for (Grade& grade : round.grades) grade.correct = at == 0;
+    ++at;
+    return round;
+  };
+  const Collection collected = collect(sample_round, config);
+  CHECK(at == 3);  // groups 2 and 4 are mixed; the sixth is not needed
+  CHECK(collected.kept_groups == std::vector<int64_t>{2, 4});
+  CHECK(torch::equal(collected.rollout.rewards, torch::tensor({0.0F, 1.0F, 1.0F, 0.0F})));
+  CHECK(collected.rollout.problems[0].gold == "2");
+  CHECK(collected.rollout.problems[1].gold == "4");
+  CHECK(collected.sampled.prompts == 6);
+  CHECK(collected.sampled.responses == 12);
+  CHECK(collected.sampled.correct == 4);  // of what was dropped: the kept groups have none
+  CHECK(collected.sampled.zero_std_groups == 3);
+  // Nothing to learn from: ten rounds, then the last one's groups.
+  rounds = {{0, 0, 1, 1}};
+  at = 0;
+  const Collection none = collect(sample_round, config);
+  CHECK(at == 10);
+  CHECK(none.sampled.rounds == 10);
+  CHECK(none.kept_groups == std::vector<int64_t>{18, 19});
+  CHECK(none.rollout.problems[1].gold == "19");
+  // Too little: what there is.
+  rounds.assign(9, {0, 0, 1, 1});
+  rounds.push_back({0, 0, 0, 1});
+  at = 0;
+  const Collection few = collect(sample_round, config);
+  CHECK(few.kept_groups == std::vector<int64_t>{19});
+  CHECK(few.rollout.prompts.size() == 1);
+}
+
+TEST_CASE("loss_mask leaves truncated responses out where the settings say so [T16]") {
+  const Rollout rollout = by_hand();
+  CHECK(torch::equal(loss_mask(rollout, Truncated::keep), rollout.mask));
+  const Tensor wanted =
+      torch::tensor({{1, 1, 0}, {0, 0, 0}, {0, 0, 0}, {1, 1, 0}}).to(torch::kBool);
+  CHECK(torch::equal(loss_mask(rollout, Truncated::mask), wanted));
+}
+
+TEST_CASE(
+    "estimate_advantages on a rollout by hand: GRPO, with the KL joined after normalising [T36]") {
+  Rollout rollout = by_hand();                         // lengths 2, 1, 3, 2
+  const Tensor ref_log_probs = rollout.log_probs - 2;  // k1 = 2 on every token
+  Config config;
+  config.algorithm = Algorithm::grpo;
+  config.group_size = 2;
+  config.group_epsilon = 0;
+  config.group_std = GroupStd::population;
+  Judgement judgement{torch::tensor({1.0F, 1.0F, 0.0F, 4.0F}), rollout.mask, {}, {}};
+  const Tensor plain =
+      torch::tensor({{0.F, 0.F, 0.F}, {0.F, 0.F, 0.F}, {-1.F, -1.F, -1.F}, {1.F, 1.F, 0.F}});
+  CHECK(torch::equal(estimate_advantages(rollout, judgement, config).advantages, plain));
+  // beta 0.1: 0.2 for each token that is still to come, in the group of equal rewards as elsewhere
+  config.kl = KlPlacement::reward;
+  config.kl_coef = 0.1;
+  judgement.ref_log_probs = ref_log_probs;
+  const Tensor penalised =
+      plain - torch::tensor({{.4F, .2F, 0.F}, {.2F, 0.F, 0.F}, {.6F, .4F, .2F}, {.4F, .2F, 0.F}});
+  const Advantages estimate = estimate_advantages(rollout, judgement, config);
+  CHECK(torch::allclose(estimate.advantages, penalised, 1e-5, 1e-6));
+  CHECK_FALSE(estimate.returns.defined());
+}
+
+TEST_CASE(
+    "estimate_advantages on a rollout by hand: PPO, with the KL in the rewards [GRPO eq. 2]") {
+  Rollout rollout = by_hand();
+  Config config;
+  config.algorithm = Algorithm::ppo;
+  config.whiten = false;
+  config.gamma = 0.5;
+  config.lambda = 1;
+  config.kl = KlPlacement::reward;
+  config.kl_coef = 0.1;
+  const Judgement judgement{torch::tensor({1.0F, 0.0F, 0.0F, 4.0F}), rollout.mask,
+                            rollout.log_probs - 2, torch::ones({4, 3})};
+  // Token rewards -0.2, and 1 - 0.2 at the end; with lambda 1 the returns are the discounted sums.
+  const Tensor returns =
+      torch::tensor({{.2F, .8F, 0.F}, {-.2F, 0.F, 0.F}, {-.35F, -.3F, -.2F}, {1.7F, 3.8F, 0.F}});
+  Advantages estimate = estimate_advantages(rollout, judgement, config);
+  CHECK(torch::allclose(estimate.returns, returns, 1e-5, 1e-6));
+  CHECK(torch::allclose(estimate.advantages, (returns - 1) * rollout.mask, 1e-5, 1e-6));
+  config.whiten = true;
+  estimate = estimate_advantages(rollout, judgement, config);
+  CHECK(torch::allclose(estimate.advantages, whiten((returns - 1) * rollout.mask, rollout.mask),
+                        1e-4, 1e-5));
+  CHECK(torch::allclose(estimate.returns, returns, 1e-5, 1e-6));
 }

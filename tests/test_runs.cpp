@@ -280,7 +280,8 @@ TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
   std::istringstream names(
       "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate "
       "reflection_rate "
-      "zero_std_groups kl entropy ratio_max_deviation log_prob_gap_mean clip_fraction policy_loss "
+      "zero_std_groups prompts_sampled prompts_kept sampling_rounds kl entropy ratio_max_deviation "
+      "log_prob_gap_mean clip_fraction policy_loss "
       "value_loss "
       "explained_variance grad_norm lr rollout_tokens_per_s update_tokens_per_s step_s wall_s "
       "peak_memory_bytes");
@@ -300,6 +301,24 @@ TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
     }
     CHECK(step == kSteps);
   }
+}
+
+TEST_CASE("a reference that has moved is kept, though it moves no more") {
+  REQUIRE(tiny_zero(training("moved", "--kl loss-k3 --reference-every 2", 4)).code == 0);
+  const std::string at = "--resume --runs-dir " + (workplace() / "runs").string() + " --name moved";
+  REQUIRE(tiny_zero("train " + at + " --reference-every 0 --num-steps 5").code == 0);
+  const fs::path checkpoints = run_path("moved") / "checkpoints";
+  REQUIRE(fs::exists(checkpoints / "step_5" / "reference"));
+  CHECK((read_tree(checkpoints / "step_5" / "reference") ==
+         read_tree(checkpoints / "step_4" / "reference")));
+}
+
+TEST_CASE("while only the critic learns the policy's rate is 0 and its warm-up waits [T38]") {
+  const std::string settings = "--algorithm ppo --critic-warmup-steps 2 --warmup-updates 2";
+  REQUIRE(tiny_zero(training("waiting", settings, 4)).code == 0);
+  std::vector<double> rates;
+  for (const json& line : metrics("waiting")) rates.push_back(line["lr"]);
+  CHECK(rates == std::vector<double>{0, 0, 5e-4, 1e-3});
 }
 
 TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and touch nothing") {

@@ -12,6 +12,10 @@ using namespace tiny_zero;
 namespace {
 
 enum class Fruit { apple, pear, plum };
+constexpr auto choices(Fruit) {
+  using enum Fruit;
+  return std::array{Choice{apple, "apple"}, Choice{pear, "pear"}, Choice{plum, "plum"}};
+}
 
 struct Basket {
   int64_t count = 3;
@@ -26,7 +30,7 @@ struct Basket {
         .add("count", count, 1, 8, "")
         .add("kl-coef", kl_coef, 0.0, Settings::kAny, "");
     list.section("words").add("ripe", ripe, "").add("label", label, "");
-    list.add("fruit", fruit, {"apple", "pear", "plum"}, "");
+    list.add("fruit", fruit, "");
     return list;
   }
 };
@@ -165,4 +169,35 @@ TEST_CASE("settings: append keeps the order and the sections") {
   CHECK(std::distance(all.begin(), all.end()) == 6);
   CHECK(written(all, {"words", "more"}) ==
         "# words\nripe = false\nlabel = mine\nfruit = apple\n# more\nextra = 1\n");
+}
+
+TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]") {
+  const auto refused = [](auto change) {
+    Config config;
+    config.model = "somewhere";
+    config.validate_training();  // as it is, nothing is wrong
+    change(config);
+    return message_of([&] { config.validate_training(); });
+  };
+  CHECK(refused([](Config& c) { c.top_p = 0.9; }).starts_with("top-p"));
+  CHECK(refused([](Config& c) { c.temperature = 0; }).starts_with("temperature"));
+  CHECK(refused([](Config& c) { c.group_size = 1; }).starts_with("group-size"));
+  CHECK(refused([](Config& c) {
+          c.algorithm = Algorithm::ppo;
+          c.group_size = 1;
+          c.dynamic_sampling = true;
+        }).starts_with("dynamic-sampling"));
+  CHECK(refused([](Config& c) {
+          c.critic = CriticNetwork::shared;
+          c.critic_warmup_steps = 3;
+        }).starts_with("critic-warmup-steps"));
+  CHECK(refused([](Config& c) { c.model = ""; }).starts_with("model"));
+}
+
+TEST_CASE("an algorithm that has no name or no estimator is an error, not PPO [T35]") {
+  Config config;
+  config.algorithm = static_cast<Algorithm>(99);
+  CHECK_THROWS_AS(config.has_critic(), std::logic_error);
+  const Settings settings = config.settings();
+  CHECK_THROWS_AS(settings.find("algorithm").get(), std::logic_error);
 }

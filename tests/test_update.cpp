@@ -1,12 +1,10 @@
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <cmath>
-#include <filesystem>
 #include <numeric>
 
 #include "tiny_zero/advantage.h"
-#include "tiny_zero/files/safetensors.h"
+#include "tiny_zero/scoring.h"
 #include "tiny_zero/update.h"
 
 using namespace tiny_zero;
@@ -63,8 +61,25 @@ Rollout rollout_by_hand() {
   return rollout;
 }
 
+/// What the losses need beside the rollout.
+struct Experience {
+  Tensor advantages, ref_log_probs, values, returns, loss_mask;
+};
+
 Experience experience_of(const Rollout& rollout, const Tensor& advantages) {
   return {advantages, Tensor(), Tensor(), Tensor(), rollout.mask};
+}
+
+UpdateStats update(Learner& policy, const Rollout& rollout, const Experience& e,
+                   const Config& config, int64_t step = 0) {
+  return update_policy(policy, rollout, {rollout.rewards, e.loss_mask, e.ref_log_probs, e.values},
+                       {e.advantages, e.returns}, config, step);
+}
+
+UpdateStats update_values(Learner& critic, const Rollout& rollout, const Experience& e,
+                          const Config& config, int64_t step = 0) {
+  return update_critic(critic, rollout, {rollout.rewards, e.loss_mask, e.ref_log_probs, e.values},
+                       {e.advantages, e.returns}, config, step);
 }
 
 /// Advantages that differ from token to token, of both signs.
@@ -77,25 +92,18 @@ Experience some_experience(const Rollout& rollout) {
   return experience_of(rollout, some_advantages(rollout));
 }
 
-struct TemporaryDirectory {
-  std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("tiny_zero_update_" + std::to_string(getpid()));
-  TemporaryDirectory() { std::filesystem::create_directories(path); }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path); }
-};
-
 struct Step {
   UpdateStats stats;
   Tensor gradient;  // of the only update: after it Adam's mean is (1 - beta1) g
 };
 
 /// update_policy() with a fresh optimiser; at this rate no float32 weight moves.
-Step step_of(Model& policy, const Rollout& rollout, const Experience& experience,
-             const Config& config, double rate = 1e-30) {
-  AdamW optimizer(policy.parameters(), config);
-  const UpdateStats stats =
-      update_policy(policy, optimizer, rollout, experience, config, rate, /*step=*/0, "/nowhere");
-  return {stats, optimizer.mean / (1 - config.beta1)};
+Step step_of(Model& policy, const Rollout& rollout, const Experience& experience, Config config,
+             double rate = 1e-30) {
+  config.learning_rate = rate;
+  Learner learner(policy, config);  // the copy shares the weights
+  const UpdateStats stats = update(learner, rollout, experience, config);
+  return {stats, learner.optimizer.mean / (1 - config.beta1)};
 }
 
 /// log pi of every token of the vocabulary at every response position, (N, V).
@@ -152,11 +160,14 @@ TEST_CASE("update_policy: gradient and metrics do not change with the micro-batc
     const Step split = step_of(policy, rollout, experience, config);
     CHECK(whole.gradient.norm().item<double>() > 1e-3);
     CHECK(close(split.gradient, whole.gradient));
-    CHECK(split.stats.policy_loss == doctest::Approx(whole.stats.policy_loss).epsilon(1e-4));
-    CHECK(split.stats.value_loss == doctest::Approx(whole.stats.value_loss).epsilon(1e-4));
-    CHECK(split.stats.kl == doctest::Approx(whole.stats.kl).epsilon(1e-4));
-    CHECK(split.stats.entropy == doctest::Approx(whole.stats.entropy).epsilon(1e-4));
-    CHECK(split.stats.entropy ==
+    CHECK(split.stats.means.at("policy_loss") ==
+          doctest::Approx(whole.stats.means.at("policy_loss")).epsilon(1e-4));
+    CHECK(split.stats.means.at("value_loss") ==
+          doctest::Approx(whole.stats.means.at("value_loss")).epsilon(1e-4));
+    CHECK(split.stats.means.at("kl") == doctest::Approx(whole.stats.means.at("kl")).epsilon(1e-4));
+    CHECK(split.stats.means.at("entropy") ==
+          doctest::Approx(whole.stats.means.at("entropy")).epsilon(1e-4));
+    CHECK(split.stats.means.at("entropy") ==
           doctest::Approx(exact_entropy(policy, rollout)).epsilon(1e-4));  // not -log p [T32]
     CHECK(split.stats.tokens == whole.stats.tokens);
   }
@@ -173,7 +184,7 @@ TEST_CASE(
   config.mini_batches = 5;
   const UpdateStats often = step_of(policy, rollout, some_experience(rollout), config).stats;
   CHECK(often.tokens == 2 * once.tokens);
-  CHECK(often.entropy == doctest::Approx(once.entropy).epsilon(1e-4));
+  CHECK(often.means.at("entropy") == doctest::Approx(once.means.at("entropy")).epsilon(1e-4));
 }
 
 TEST_CASE("update_policy: stats equal hand-worked numbers") {
@@ -188,20 +199,21 @@ TEST_CASE("update_policy: stats equal hand-worked numbers") {
   rollout.log_probs = now - std::log(1.5);
   Config config = plain_config();
   const UpdateStats on_policy = step_of(policy, rollout, experience, config).stats;
-  CHECK(on_policy.policy_loss == doctest::Approx(-14.0 / 6.0));
-  CHECK(on_policy.kl == doctest::Approx(0.193147).epsilon(1e-4));
-  CHECK(on_policy.clip_fraction == 0);
+  CHECK(on_policy.means.at("policy_loss") == doctest::Approx(-14.0 / 6.0));
+  CHECK(on_policy.means.at("kl") == doctest::Approx(0.193147).epsilon(1e-4));
+  CHECK(on_policy.means.at("clip_fraction") == 0);
   CHECK(on_policy.ratio_max_deviation == doctest::Approx(0.5).epsilon(1e-4));
-  CHECK(on_policy.log_prob_gap_mean == doctest::Approx(0.405465).epsilon(1e-4));  // ln 1.5
+  CHECK(on_policy.means.at("log_prob_gap_mean") ==
+        doctest::Approx(0.405465).epsilon(1e-4));  // ln 1.5
   CHECK(on_policy.tokens ==
         9);  // 3 + 2, 2 + 0, 1 + 1: the last token of a response predicts nothing
   // Two passes: the ratio is 1.5, clipped to 1.2 but for the negative advantage. -(1.2 * 16 - 1.5 *
   // 2) / 6 = -2.7
   config.epochs = 2;
   const UpdateStats off_policy = step_of(policy, rollout, experience, config).stats;
-  CHECK(off_policy.policy_loss == doctest::Approx(-2.7).epsilon(1e-4));
-  CHECK(off_policy.clip_fraction == doctest::Approx(5.0 / 6.0));
-  CHECK(off_policy.kl == doctest::Approx(0.193147).epsilon(1e-4));
+  CHECK(off_policy.means.at("policy_loss") == doctest::Approx(-2.7).epsilon(1e-4));
+  CHECK(off_policy.means.at("clip_fraction") == doctest::Approx(5.0 / 6.0));
+  CHECK(off_policy.means.at("kl") == doctest::Approx(0.193147).epsilon(1e-4));
 }
 
 TEST_CASE("update_policy: on policy the ratio is 1 to the last bit, in any micro-batch [T11]") {
@@ -213,7 +225,7 @@ TEST_CASE("update_policy: on policy the ratio is 1 to the last bit, in any micro
   config.clip_low = config.clip_high = 0;  // any other ratio would be clipped
   config.tokens_per_micro_batch = 40;
   const Step step = step_of(policy, rollout, some_experience(rollout), config);
-  CHECK(step.stats.clip_fraction == 0);
+  CHECK(step.stats.means.at("clip_fraction") == 0);
   CHECK(step.gradient.norm().item<double>() > 1e-3);
 }
 
@@ -223,9 +235,11 @@ TEST_CASE("update_policy: a large rate makes later mini-batches clip") {
   Config config = plain_config();
   config.epochs = 2;
   config.mini_batches = 2;
-  CHECK(step_of(policy, rollout, some_experience(rollout), config).stats.clip_fraction == 0);
-  CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05).stats.clip_fraction >
-        0.05);
+  CHECK(
+      step_of(policy, rollout, some_experience(rollout), config).stats.means.at("clip_fraction") ==
+      0);
+  CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05)
+            .stats.means.at("clip_fraction") > 0.05);
 }
 
 TEST_CASE("update_policy: the end token is trained, though its id is that of the padding [T1]") {
@@ -253,7 +267,7 @@ TEST_CASE("update_policy: a response outside the loss mask counts nowhere [T16]"
     experience.loss_mask[2].zero_();
     return step_of(policy, rollout, experience, plain_config());
   };
-  CHECK(with(6.0F).stats.policy_loss == doctest::Approx(-2.5));  // (1 + 2 + 3 + 4) / 4
+  CHECK(with(6.0F).stats.means.at("policy_loss") == doctest::Approx(-2.5));  // (1 + 2 + 3 + 4) / 4
   CHECK(close(with(6.0F).gradient, with(-6.0F).gradient));
 }
 
@@ -264,15 +278,15 @@ TEST_CASE("update_policy: with no advantages a KL in the loss moves towards the 
     Config config = plain_config();
     config.kl = kl;
     config.kl_coef = 1;
-    AdamW optimizer(policy.parameters(), config);
+    config.learning_rate = 3e-3;
+    Learner learner(policy, config);
     const Rollout first = sample(policy);
     const double before = exact_kl(policy, reference, first);
     for (int64_t step = 0; step < 10; ++step) {
       const Rollout rollout = sample(policy, 1.0, step);
       Experience experience = experience_of(rollout, torch::zeros_like(rollout.log_probs));
       experience.ref_log_probs = score_log_probs(reference, rollout, 1.0, kEverything);
-      update_policy(policy, optimizer, rollout, experience, config, /*learning_rate=*/3e-3, step,
-                    "/nowhere");
+      update(learner, rollout, experience, config, step);
     }
     CHECK(before > 0.5);
     CHECK(exact_kl(policy, reference, first) < 0.7 * before);
@@ -302,7 +316,7 @@ TEST_CASE("sampler and trainer see one distribution, at any temperature [T8, T10
                 1e-4));
     config.temperature = 2.0;  // the figure does show a difference
     CHECK(step_of(policy, rollout, experience, config).stats.ratio_max_deviation > 0.1);
-    CHECK(step_of(policy, rollout, experience, config).stats.log_prob_gap_mean > 0.1);
+    CHECK(step_of(policy, rollout, experience, config).stats.means.at("log_prob_gap_mean") > 0.1);
   }
 }
 
@@ -369,8 +383,8 @@ TEST_CASE("update_policy and update_critic leave rollout and experience as they 
   config.epochs = config.mini_batches = config.critic_mini_batches = 2;
   config.tokens_per_micro_batch = 40;
   CHECK(step_of(policy, rollout, experience, config, /*rate=*/1e-3).stats.skipped.empty());
-  AdamW optimizer(critic.parameters(), config);
-  CHECK(std::isfinite(update_critic(critic, optimizer, rollout, experience, config, 1e-3, 0)));
+  Learner learner(critic, config);
+  CHECK(update_values(learner, rollout, experience, config).skipped.empty());
   for (size_t i = 0; i < tensors.size(); ++i) {
     CAPTURE(i);
     CHECK(torch::equal(tensors[i], copies[i]));
@@ -378,27 +392,19 @@ TEST_CASE("update_policy and update_critic leave rollout and experience as they 
   CHECK(rollout.lengths == lengths);
 }
 
-TEST_CASE("update_policy: a term that is not finite is named, saved, and changes nothing") {
-  const TemporaryDirectory directory;
+TEST_CASE("update_policy: a term that is not finite is named and changes nothing") {
   Model policy = tiny_model(1);
   const Rollout rollout = rollout_by_hand();
-  for (const std::string term : {"policy loss", "KL"}) {
+  for (const std::string term : {"policy_loss", "kl"}) {
     Experience experience = experience_of(rollout, torch::ones({3, 3}));
     experience.ref_log_probs = torch::zeros({3, 3});
-    (term == "KL" ? experience.ref_log_probs : experience.advantages)[0][1] = kNan;
+    (term == "kl" ? experience.ref_log_probs : experience.advantages)[0][1] = kNan;
     const Tensor before = policy.parameters().clone();
-    AdamW optimizer(policy.parameters(), plain_config());
-    const int64_t step = term == "KL" ? 17 : 16;
-    const auto stats = update_policy(policy, optimizer, rollout, experience, plain_config(), 0.1,
-                                     step, directory.path);
-    CHECK(stats.skipped == term);
+    Learner learner(policy, plain_config());
+    CHECK(update(learner, rollout, experience, plain_config()).skipped == term);
     CHECK(torch::equal(policy.parameters(), before));
-    CHECK(torch::equal(policy.gradients(), torch::zeros_like(before)));
-    CHECK(optimizer.updates == 0);
-    const auto saved = load_safetensors(
-        directory.path / ("not_finite_step_" + std::to_string(step) + ".safetensors"));
-    CHECK(torch::allclose(saved.at("advantages"), experience.advantages, 0, 0, /*equal_nan=*/true));
-    CHECK(torch::equal(saved.at("response_ids"), rollout.response_ids));
+    CHECK(torch::equal(learner.model.gradients(), torch::zeros_like(before)));
+    CHECK(learner.optimizer.updates == 0);
   }
 }
 
@@ -426,16 +432,16 @@ TEST_CASE("a shared critic learns beside the policy, weighted by value_coef") {
   config.critic = CriticNetwork::shared;
   config.value_coef = 0.5;
   const Step half = step_of(policy, rollout, experience, config);
-  CHECK(half.stats.value_loss ==
+  CHECK(half.stats.means.at("value_loss") ==
         doctest::Approx(4.5));  // the head starts at zero [T19]: (0 - 3)^2 / 2
   CHECK(half.gradient.norm().item<double>() > 0.1);
   config.value_coef = 1.0;
   CHECK(close(step_of(policy, rollout, experience, config).gradient, 2 * half.gradient));
-  AdamW optimizer(policy.parameters(), config);
+  config.learning_rate = 3e-3;
+  Learner learner(policy, config);
   double loss = 4.5;
   for (int64_t step = 0; step < 20; ++step) {
-    loss = update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere")
-               .value_loss;
+    loss = update(learner, rollout, experience, config, step).means.at("value_loss");
   }
   CHECK(loss < 0.5);
 }
@@ -446,60 +452,70 @@ TEST_CASE("update_critic lowers the value loss, in however many micro-batches [T
   experience.values = torch::zeros({3, 3});
   experience.returns = torch::tensor({{1.0F, 2.0F, 3.0F}, {2.0F, kNan, kNan}, {0.0F, 1.0F, kNan}});
   Config config = plain_config();
+  config.critic_learning_rate = 3e-3;
   Tensor gradients[2];
   for (const int64_t tokens : {kEverything, kOneResponse}) {
     config.tokens_per_micro_batch = tokens;
     Model critic = tiny_model(1, Head::value);
-    AdamW optimizer(critic.parameters(), config);
-    const double first = update_critic(critic, optimizer, rollout, experience, config, 3e-3, 0);
+    Learner learner(critic, config);
+    const auto value_loss_of = [&](int64_t step) {
+      return update_values(learner, rollout, experience, config, step).means.at("value_loss");
+    };
+    const double first = value_loss_of(0);
     CHECK(first == doctest::Approx(19.0 / 12.0));  // (1 + 4 + 9 + 4 + 0 + 1) / 2 / 6
-    gradients[tokens == kOneResponse] = optimizer.mean.clone();
+    gradients[tokens == kOneResponse] = learner.optimizer.mean.clone();
     double loss = first;
-    for (int64_t step = 1; step < 40; ++step)
-      loss = update_critic(critic, optimizer, rollout, experience, config, 3e-3, step);
+    for (int64_t step = 1; step < 40; ++step) loss = value_loss_of(step);
     CHECK(loss < 0.1 * first);
   }
   CHECK(close(gradients[1], gradients[0]));
   experience.returns[0][0] = kNan;
   Model critic = tiny_model(1, Head::value);
   const Tensor before = critic.parameters().clone();
-  AdamW optimizer(critic.parameters(), config);
-  CHECK(std::isnan(update_critic(critic, optimizer, rollout, experience, config, 3e-3, 0)));
+  Learner learner(critic, config);
+  CHECK(update_values(learner, rollout, experience, config).skipped == "value_loss");
   CHECK(torch::equal(critic.parameters(), before));
-  CHECK(critic.gradients().norm().item<double>() == 0);
+  CHECK(learner.model.gradients().norm().item<double>() == 0);
 }
 
 TEST_CASE("a three-token policy learns its reward, with a group's baseline and with a critic") {
   for (const auto algorithm : {Algorithm::grpo, Algorithm::ppo}) {
-    Model policy = tiny_model(4, Head::language_model, /*vocab_size=*/3),
-          critic = tiny_model(5, Head::value, 3);
     Config config = plain_config();
     config.algorithm = algorithm;
+    config.group_size = 16;
     config.max_grad_norm = 1;
-    AdamW optimizer(policy.parameters(), config), critic_optimizer(critic.parameters(), config);
-    Sampler sampler(policy, {/*temperature=*/1.0, /*top_p=*/1.0, /*max_response_tokens=*/1,
-                             /*batch=*/64, /*seed=*/0});
+    config.learning_rate = config.critic_learning_rate = 3e-3;
+    Learner policy(tiny_model(4, Head::language_model, /*vocab_size=*/3), config);
+    Learner critic(tiny_model(5, Head::value, 3), config);
+    Sampler sampler(policy.model, {/*temperature=*/1.0, /*top_p=*/1.0, /*max_response_tokens=*/1,
+                                   /*batch=*/64, /*seed=*/0});
     Rollout rollout;
     for (int64_t step = 0; step < 40; ++step) {
       rollout = sampler.sample({{1}}, /*group_size=*/16, /*call=*/step);
       rollout.rewards =
           (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
-      Experience experience = experience_of(rollout, Tensor());
-      if (algorithm == Algorithm::grpo) {
-        const Tensor per_response =
-            group_advantages(rollout.rewards, 16, config.group_std, 1e-6, config.baseline);
-        experience.advantages = per_response.unsqueeze(1) * rollout.mask;
-      } else {
-        experience.values = score_values(critic, rollout, kEverything);
-        const Gae gae =
-            generalized_advantages(token_rewards(rollout.rewards, rollout.mask, Tensor(), 0),
-                                   experience.values, rollout.mask, config.gamma, config.lambda);
-        experience.advantages = whiten(gae.advantages, rollout.mask);
-        experience.returns = gae.returns;
-        update_critic(critic, critic_optimizer, rollout, experience, config, 3e-3, step);
-      }
-      update_policy(policy, optimizer, rollout, experience, config, 3e-3, step, "/nowhere");
+      Judgement judgement{rollout.rewards, rollout.mask, {}, {}};
+      if (config.has_critic()) judgement.values = score_values(critic.model, rollout, kEverything);
+      const Advantages estimate = estimate_advantages(rollout, judgement, config);
+      if (config.has_critic()) update_critic(critic, rollout, judgement, estimate, config, step);
+      update_policy(policy, rollout, judgement, estimate, config, step);
     }
-    CHECK(full_log_probs(policy, rollout)[0][2].exp().item<double>() > 0.95);
+    CHECK(full_log_probs(policy.model, rollout)[0][2].exp().item<double>() > 0.95);
   }
+}
+
+TEST_CASE("updates follow the schedule by the network's own count [T38]") {
+  Model start = tiny_model(1);
+  const Rollout rollout = rollout_by_hand();
+  Config config = plain_config();
+  config.mini_batches = 3;
+  config.num_steps = 2;
+  config.learning_rate = 6e-3;
+  config.warmup_updates = 6;
+  Learner policy(start, config);
+  const auto rate = [&](int64_t step) {
+    return update(policy, rollout, some_experience(rollout), config, step).learning_rate;
+  };
+  CHECK(rate(0) == doctest::Approx(3e-3));  // the third of six warm-up updates
+  CHECK(rate(1) == doctest::Approx(6e-3));
 }

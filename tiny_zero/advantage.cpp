@@ -1,5 +1,7 @@
 #include "tiny_zero/advantage.h"
 
+#include "tiny_zero/loss.h"
+
 namespace tiny_zero {
 
 using torch::Tensor;
@@ -66,8 +68,39 @@ double explained_variance(const Tensor& values, const Tensor& returns, const Ten
     const Tensor chosen = x.masked_select(mask).to(torch::kFloat64);
     return (chosen - chosen.mean()).square().mean().item<double>();
   };
-  const double total = variance(returns);
-  return total > 0 ? 1 - variance(returns - values) / total : 0;
+  // Equal returns differ by the rounding of float32, 1e-7 of their size.
+  const double total = variance(returns),
+               size = returns.masked_select(mask).abs().max().item<double>();
+  return total > 1e-10 * size * size ? 1 - variance(returns - values) / total : 0;
+}
+
+Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
+                               const Config& config) {
+  const auto& [rewards, loss_mask, ref_log_probs, values] = judgement;
+  const Tensor& mask = rollout.mask;
+  Tensor log_ratio;  // (B, T), undefined without KL in the reward
+  if (config.kl == KlPlacement::reward) log_ratio = kl_k1(rollout.log_probs, ref_log_probs);
+  switch (config.algorithm) {
+    case Algorithm::grpo: {
+      const Tensor advantages = group_advantages(rewards, config.group_size, config.group_std,
+                                                 config.group_epsilon, config.baseline);
+      Tensor per_token = advantages.unsqueeze(1) * mask;  // (B, T)
+      if (log_ratio.defined()) {
+        const Tensor none = torch::zeros_like(log_ratio);
+        const Tensor penalties =
+            token_rewards(torch::zeros_like(rewards), mask, log_ratio, config.kl_coef);
+        per_token +=
+            generalized_advantages(penalties, none, mask, /*gamma=*/1, /*lambda=*/1).returns;
+      }
+      return {per_token, {}};
+    }
+    case Algorithm::ppo: {
+      const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
+      const Gae gae = generalized_advantages(per_token, values, mask, config.gamma, config.lambda);
+      return {config.whiten ? whiten(gae.advantages, loss_mask) : gae.advantages, gae.returns};
+    }
+  }
+  TORCH_CHECK(false, "estimate_advantages: unknown algorithm");
 }
 
 }  // namespace tiny_zero

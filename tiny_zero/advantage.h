@@ -5,22 +5,23 @@
 
 #include <torch/types.h>
 
+#include "tiny_zero/rollout.h"
 #include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 
-/// Per-token rewards of one response: the rule's reward on the last sampled token, and on every
-/// token the penalty -beta log(pi_old / pi_ref).   [GRPO eq. 2; T15]
+/// Per-token rewards: the response's reward on its last sampled token [T15], and the KL penalty
+/// -beta log(pi_old / pi_ref) on every token.   [GRPO eq. 2]
 /// @param rewards (B,)   @param log_ratio (B, T) of old to reference, nats, or undefined for no KL
 /// in the reward
 /// @return (B, T) float32, 0 beyond the responses
 torch::Tensor token_rewards(const torch::Tensor& rewards, const torch::Tensor& mask,
                             const torch::Tensor& log_ratio, double kl_coef);
 
-/// A_i = (r_i - baseline) / deviation over the G responses of one prompt.   [GRPO, outcome
+/// A_i = (r_i - baseline) / deviation over the G responses to one prompt.   [GRPO, outcome
 /// supervision] The baseline is the group's mean, or the mean of the others [RLOO]. The deviation
-/// is over n - 1 or n, with epsilon added, or left out [Dr. GRPO]. A group whose rewards are all
-/// equal gets exactly 0 [T5]; the variance is two-pass [T6].
+/// is over n - 1 or n, with epsilon added, or left out [Dr. GRPO, T7]. A group whose rewards are
+/// all equal gets exactly 0 [T5]; the variance is two-pass [T6].
 /// @param rewards (B,), groups one after another   @return (B,) float32
 torch::Tensor group_advantages(const torch::Tensor& rewards, int64_t group_size, GroupStd deviation,
                                double epsilon, Baseline baseline);
@@ -30,8 +31,9 @@ struct Gae {
   torch::Tensor returns;     // (B, T), A_t + V(s_t): the critic's target
 };
 
-/// delta_t = r_t + gamma V(s_{t+1}) - V(s_t),  A_t = sum_l (gamma lambda)^l delta_{t+l}.   [GAE eq.
-/// 16; PPO eq. 11, 12] The value after the last token is 0, whatever stands in the padding [T14].
+/// delta_t = r_t + gamma V(s_{t+1}) - V(s_t),  A_t = sum_l (gamma lambda)^l delta_{t+l}.
+///   [GAE eq. 16; PPO eq. 11, 12]
+/// The value after the last token is 0, whatever the padding holds [T14].
 /// @param rewards, values (B, T) float32
 Gae generalized_advantages(const torch::Tensor& rewards, const torch::Tensor& values,
                            const torch::Tensor& mask, double gamma, double lambda);
@@ -40,9 +42,30 @@ Gae generalized_advantages(const torch::Tensor& rewards, const torch::Tensor& va
 /// Deviation over n.
 torch::Tensor whiten(const torch::Tensor& x, const torch::Tensor& mask);
 
-/// 1 - Var(returns - values) / Var(returns) over the masked entries: 1 is a perfect critic, 0 one
-/// that knows the mean. 0 if the returns do not vary.
+/// 1 - Var(returns - values) / Var(returns) over the masked entries: 1 is a perfect critic, 0
+/// predicts only the mean. Also 0 if the returns vary only by rounding [T39].
 double explained_variance(const torch::Tensor& values, const torch::Tensor& returns,
                           const torch::Tensor& mask);
+
+/// Rewards, reference log-probs and values of a rollout, fixed for the step. On the CPU.
+struct Judgement {
+  torch::Tensor rewards;  // (B,) what each response earned
+  torch::Tensor
+      loss_mask;  // (B, T) bool: the rollout's mask, less what truncated = mask leaves out
+  torch::Tensor ref_log_probs;  // (B, T); undefined without a reference
+  torch::Tensor values;         // (B, T) V(s_t); undefined without a critic
+};
+
+struct Advantages {
+  torch::Tensor advantages;  // (B, T), 0 beyond the responses
+  torch::Tensor returns;     // (B, T) the critic's target; undefined without a critic
+};
+
+/// The two algorithms differ only here, and in the critic that PPO's estimator needs.
+/// With kl = reward, PPO adds the KL penalty to the rewards [GRPO eq. 2]. GRPO subtracts the
+/// penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after normalising: dividing it by
+/// the group's deviation would cancel beta where all rewards are equal [T36].
+Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
+                               const Config& config);
 
 }  // namespace tiny_zero

@@ -1,5 +1,7 @@
 #include "tiny_zero/loss.h"
 
+#include <cmath>
+
 namespace tiny_zero {
 
 using torch::Tensor;
@@ -67,6 +69,38 @@ Tensor loss_weights(const Tensor& mask, Aggregation aggregation, int64_t max_res
       return mask / (responses.to(torch::kFloat32) * static_cast<double>(max_response_tokens));
   }
   TORCH_CHECK(false, "loss_weights: unknown aggregation");
+}
+
+void LossTerms::start(const Tensor& weights) {
+  weights_ = weights;
+  loss_ = torch::zeros({}, weights.options());
+  total_weight_ = total_weight_.defined() ? total_weight_ + weights.sum() : weights.sum();
+}
+
+void LossTerms::add(const std::string& name, const Tensor& per_token, double coefficient) {
+  const Tensor term = (weights_ * per_token).sum();
+  if (coefficient != 0) loss_ = loss_ + coefficient * term;
+  auto& running = running_[name];
+  running = running.defined() ? running + term.detach() : term.detach();
+  auto& total = running_["total"];
+  if (!total.defined()) total = torch::zeros_like(running);
+  if (coefficient != 0) total = total + coefficient * term.detach();
+}
+
+void LossTerms::finish() {
+  std::vector<Tensor> values{total_weight_};
+  for (const auto& [name, value] : running_) values.push_back(value);
+  const Tensor read = torch::stack(values).to(torch::kCPU, torch::kFloat64);
+  weight_ = read[0].item<double>();
+  int64_t i = 1;
+  for (const auto& [name, value] : running_) sums_[name] = read[i++].item<double>();
+}
+
+std::string LossTerms::not_finite() const {
+  for (const auto& [name, value] : sums_) {
+    if (!std::isfinite(value) && name != "total") return name;
+  }
+  return "";
 }
 
 }  // namespace tiny_zero

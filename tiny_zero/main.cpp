@@ -37,6 +37,8 @@ std::vector<Verb> make_verbs() {
            {"run", "task", "sampling", "algorithm", "advantages", "loss", "critic", "optimiser"},
            [](const Config& config, const Settings& settings, const Task& task) {
              config.validate_training();
+             RunDirectory directory(config);  // refuses before anything is loaded
+             check_memory(config, task);
              Trainer(config, settings, task).run();
            }},
           {"eval",

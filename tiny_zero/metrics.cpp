@@ -15,45 +15,50 @@ Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : 
 
 }  // namespace
 
-Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience,
-                  const UpdateStats& stats, const StepTimes& times, double learning_rate,
-                  const torch::Device& device, const Config& config) {
-  const auto responses = static_cast<double>(rollout.size()),
-             tokens = static_cast<double>(rollout.response_tokens());
-  const auto rate = [&](auto holds) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < rollout.size(); ++i) count += holds(i) ? 1 : 0;
-    return static_cast<double>(count) / responses;
+Json step_metrics(int64_t step, const Collection& collected, const Judgement& judgement,
+                  const Advantages& estimate, const StepStats& stats, const StepTimes& times,
+                  const torch::Device& device) {
+  const SamplingStats& sampled = collected.sampled;
+  const auto per_response = [&](auto sum) {
+    return static_cast<double>(sum) / static_cast<double>(sampled.responses);
   };
-  const bool ppo = config.algorithm == Algorithm::ppo;
-  const bool skipped = !stats.skipped.empty();
-  const auto updated = [&](double value) { return skipped ? Json() : number_or_null(value); };
   Json line;
   line["step"] = step;
-  line["reward_mean"] = rollout.rewards.mean().item<double>();
-  line["accuracy"] = rate([&](int64_t i) { return rollout.grades[i].correct; });
-  line["format_rate"] = rate([&](int64_t i) { return rollout.grades[i].formatted; });
-  line["answered_rate"] = rate([&](int64_t i) { return rollout.grades[i].answered; });
-  line["response_tokens_mean"] = tokens / responses;
-  line["truncated_rate"] = rate([&](int64_t i) { return !rollout.finished[i]; });
-  line["reflection_rate"] = rate([&](int64_t i) { return rollout.grades[i].reflected; });
-  line["zero_std_groups"] =
-      static_cast<int64_t>(rollout.prompts.size() - mixed_groups(rollout).size());
-  line["kl"] = experience.ref_log_probs.defined() ? updated(stats.kl) : Json();
-  line["entropy"] = updated(stats.entropy);
-  line["ratio_max_deviation"] = updated(stats.ratio_max_deviation);
-  line["log_prob_gap_mean"] = updated(stats.log_prob_gap_mean);
-  line["clip_fraction"] = updated(stats.clip_fraction);
-  line["policy_loss"] = updated(stats.policy_loss);
-  line["value_loss"] = ppo ? updated(stats.value_loss) : Json();
-  line["explained_variance"] =
-      ppo ? number_or_null(explained_variance(experience.values, experience.returns, rollout.mask))
-          : Json();
-  line["grad_norm"] = updated(stats.grad_norm);
-  line["lr"] = learning_rate;
-  if (skipped) line["skipped"] = stats.skipped;
-  line["rollout_tokens_per_s"] = std::round(tokens / times.rollout_s);
-  line["update_tokens_per_s"] = std::round(static_cast<double>(stats.tokens) / times.update_s);
+  line["reward_mean"] = per_response(sampled.reward);
+  line["accuracy"] = per_response(sampled.correct);
+  line["format_rate"] = per_response(sampled.formatted);
+  line["answered_rate"] = per_response(sampled.answered);
+  line["response_tokens_mean"] = per_response(sampled.tokens);
+  line["truncated_rate"] = per_response(sampled.truncated);
+  line["reflection_rate"] = per_response(sampled.reflected);
+  line["zero_std_groups"] = sampled.zero_std_groups;
+  line["prompts_sampled"] = sampled.prompts;
+  line["prompts_kept"] = collected.rollout.prompts.size();
+  line["sampling_rounds"] = sampled.rounds;
+  for (const char* name :
+       {"kl", "entropy", "ratio_max_deviation", "log_prob_gap_mean", "clip_fraction", "policy_loss",
+        "value_loss", "explained_variance", "grad_norm"}) {
+    line[name] = Json();
+  }
+  if (stats.skipped().empty()) {
+    for (const UpdateStats* network : {&stats.policy, &stats.critic}) {
+      for (const auto& [name, mean] : network->means) line[name] = number_or_null(mean);
+    }
+    line.erase("total");
+    if (stats.policy.updates > 0) {
+      line["ratio_max_deviation"] = number_or_null(stats.policy.ratio_max_deviation);
+      line["grad_norm"] = number_or_null(stats.policy.grad_norm);
+    }
+  }
+  if (judgement.values.defined()) {
+    line["explained_variance"] = number_or_null(
+        explained_variance(judgement.values, estimate.returns, collected.rollout.mask));
+  }
+  line["lr"] = stats.policy.learning_rate;
+  if (!stats.skipped().empty()) line["skipped"] = stats.skipped();
+  line["rollout_tokens_per_s"] = std::round(static_cast<double>(sampled.tokens) / times.rollout_s);
+  line["update_tokens_per_s"] =
+      std::round(static_cast<double>(stats.policy.tokens + stats.critic.tokens) / times.update_s);
   line["step_s"] = times.rollout_s + times.update_s;
   line["wall_s"] = times.wall_s;
   line["peak_memory_bytes"] = peak_memory_bytes(device);
@@ -69,16 +74,6 @@ void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, 
                           {"response", rollout.texts[i]},
                           {"reward", rollout.grades[i].reward}});
   }
-}
-
-std::vector<int64_t> mixed_groups(const Rollout& rollout) {
-  const auto groups = rollout.rewards.view({-1, rollout.group_size});
-  const auto equal = (groups == groups.select(1, 0).unsqueeze(1)).all(/*dim=*/1);
-  std::vector<int64_t> mixed;
-  for (int64_t p = 0; p < groups.size(0); ++p) {
-    if (!equal[p].item<bool>()) mixed.push_back(p);
-  }
-  return mixed;
 }
 
 int64_t peak_memory_bytes(const torch::Device& device) {

@@ -12,18 +12,22 @@ struct StepTimes {
   double wall_s = 0;     // all steps of the run so far
 };
 
+struct StepStats {
+  UpdateStats policy, critic;
+  const std::string& skipped() const {
+    return policy.skipped.empty() ? critic.skipped : policy.skipped;
+  }
+};
+
 /// One line of metrics.jsonl. A figure that the settings do not produce (a value loss in GRPO) is
-/// null.
-Json step_metrics(int64_t step, const Rollout& rollout, const Experience& experience,
-                  const UpdateStats& stats, const StepTimes& times, double learning_rate,
-                  const torch::Device& device, const Config& config);
+/// null; a loss term is there under its own name.
+Json step_metrics(int64_t step, const Collection& collected, const Judgement& judgement,
+                  const Advantages& estimate, const StepStats& stats, const StepTimes& times,
+                  const torch::Device& device);
 
 /// Writes the first responses of a step, one of each of `count` prompts: step, prompt, response,
 /// reward.
 void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, int64_t count);
-
-/// Prompts whose group has different rewards, so that the group teaches something.
-std::vector<int64_t> mixed_groups(const Rollout& rollout);
 
 /// Largest memory of the process so far: resident on the CPU, allocated on a GPU.
 int64_t peak_memory_bytes(const torch::Device& device);

@@ -306,6 +306,15 @@ NamedTensors Model::named_tensors() const {
   return named;
 }
 
+NamedTensors Model::named_gradients() const {
+  NamedTensors named = named_tensors();
+  for (auto& [name, tensor] :
+       named) {  // contiguous slices of the flat vector, so of the gradients' too
+    tensor = gradients().narrow(0, tensor.storage_offset(), tensor.numel()).view(tensor.sizes());
+  }
+  return named;
+}
+
 Model Model::load(const std::filesystem::path& directory, Head head, torch::Device device) {
   const at::NoGradGuard no_grad;
   const auto config = ModelConfig::from_file(directory / "config.json");

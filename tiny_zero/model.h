@@ -125,6 +125,9 @@ class Model {
   /// Allocated at the first use or differentiable pass: a reference or a model that only samples
   /// has none.
   torch::Tensor& gradients() const;
+  /// Views of the parameters, and of their gradients, as files name them.
+  NamedTensors named_tensors() const;
+  NamedTensors named_gradients() const;
   /// The value head (1, d), zero until trained or set.
   torch::Tensor value_head() const { return value_head_; }
   /// Ids from `size` on are padded rows: they can be neither sampled nor scored [T22].
@@ -142,7 +145,6 @@ class Model {
 
   std::vector<Place>
   places();  // of all tensors that this model has, in the order of the flat vector
-  NamedTensors named_tensors() const;  // slices of the tensors, as files name them
   torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
   torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
   torch::Tensor head_weight()

@@ -1,5 +1,5 @@
 #pragma once
-// Counter-based randomness: a draw is a pure function of the seed and of what it is for, so nothing
+// Counter-based randomness: each number is a pure function of the seed and its purpose, so nothing
 // depends on the order of calls, and the random state of a run is its seed and its step.
 
 #include <array>
@@ -10,7 +10,7 @@
 
 namespace tiny_zero {
 
-/// What a draw is for; streams never overlap.
+/// What a random number is for; streams never overlap.
 enum class Stream : uint64_t {
   weights = 1,
   sampling,  // training's responses; `evaluation`, `greedy` and `generation` are those of the verbs
@@ -38,7 +38,7 @@ inline uint64_t random_bits(uint64_t seed, Stream stream, uint64_t a = 0, uint64
   return state;
 }
 
-/// Bits that a text stands for, the same on every machine.
+/// A 64-bit hash of a text, the same on every machine.
 inline uint64_t mix_text(std::string_view text, uint64_t state = 0) {
   for (const char c : text) state = mix_bits(state ^ static_cast<unsigned char>(c));
   return state;
@@ -69,7 +69,7 @@ class Random {
   uint64_t state_;
 };
 
-/// Place `index` of a random order of [0, size), computed without storing the order: a Feistel
+/// Element `index` of a random permutation of [0, size), computed without storing it: a Feistel
 /// network permutes the next power of four, and walking on while outside leaves a permutation of
 /// [0, size).
 inline size_t shuffled(size_t index, size_t size, Random random) {
@@ -86,8 +86,8 @@ inline size_t shuffled(size_t index, size_t size, Random random) {
   return index;
 }
 
-/// Place in [0, size) of draw `index`, which has no end: everything once in a random order, then in
-/// another one.
+/// Index into [0, size) for an endless sequence: every element once in a random order, then again
+/// in another.
 inline size_t dealt(int64_t index, size_t size, uint64_t seed, uint64_t stream) {
   const auto at = static_cast<uint64_t>(index);
   return shuffled(at % size, size, Random(seed, stream, at / size));

@@ -15,8 +15,7 @@ int64_t Rollout::response_tokens() const {
 
 namespace {
 
-/// Fills the (B, T) tensors' shapes from the lengths: trims to the longest response and marks the
-/// mask.
+/// Trims the (B, T) tensors to the longest response and sets the mask from the lengths.
 void trim_and_mask(Rollout& rollout) {
   const int64_t longest = *std::max_element(rollout.lengths.begin(), rollout.lengths.end());
   rollout.response_ids = rollout.response_ids.narrow(1, 0, longest).contiguous();
@@ -95,23 +94,23 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
   }
   const auto& end_ids = model.config().end_ids;
   Tensor logits = model.prefill(PackedTokens::from(prompts, model.device()), cache_, group)
-                      .repeat_interleave(group, /*dim=*/0);
+                      .repeat_interleave(group, /*dim=*/0);  // (prompts, V) -> (rows, V)
 
-  std::vector<int64_t> active(
-      rows);  // rows of the cache that still grow: finished ones leave and cost nothing
+  std::vector<int64_t> active(rows);  // cache rows still being sampled; finished ones are dropped
   std::iota(active.begin(), active.end(), int64_t{0});
-  auto ids = rollout.response_ids.accessor<int64_t, 2>();
+  auto ids = rollout.response_ids.accessor<int64_t, 2>();  // (B, T)
   auto log_probs = rollout.log_probs.accessor<float, 2>();
   for (int64_t t = 0; !active.empty(); ++t) {
+    // One uniform number per row, keyed by response and position: batching changes no response.
     Tensor uniforms = torch::empty({static_cast<int64_t>(active.size())}, torch::kFloat64);
     for (size_t i = 0; i < active.size(); ++i) {
       uniforms.data_ptr<double>()[i] =
           random_uniform(options_.seed, options_.stream, call, first_response + active[i], t);
     }
     const SampledTokens sampled =
-        sample_tokens(logits, uniforms, options_.temperature, options_.top_p);
+        sample_tokens(logits, uniforms, options_.temperature, options_.top_p);  // (active,)
     const Tensor new_ids = sampled.ids.cpu(), new_log_probs = sampled.log_probs.cpu();
-    std::vector<int64_t> going, next_ids, positions;
+    std::vector<int64_t> going, next_ids, positions;  // of the rows that are not finished yet
     for (size_t i = 0; i < active.size(); ++i) {
       const int64_t response = first_response + active[i], id = new_ids.data_ptr<int64_t>()[i];
       ids[response][t] = id;
@@ -140,6 +139,85 @@ void grade(const Task& task, Rollout& rollout) {
     scores.push_back(static_cast<float>(rollout.grades.back().reward));
   }
   rollout.rewards = torch::tensor(scores);
+}
+
+Tensor shaped_rewards(const Rollout& rollout, const Config& config) {
+  Tensor rewards = rollout.rewards.clone();
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    const bool penalised = config.truncated == Truncated::penalise && !rollout.finished[i];
+    if (penalised) rewards[i] = config.truncation_penalty;
+  }
+  return rewards;
+}
+
+Tensor loss_mask(const Rollout& rollout, Truncated truncated) {
+  Tensor mask = rollout.mask.clone();
+  for (int64_t i = 0; i < rollout.size(); ++i) {
+    if (truncated == Truncated::mask && !rollout.finished[i]) mask[i].zero_();
+  }
+  return mask;
+}
+
+std::vector<int64_t> mixed_groups(const Rollout& rollout) {
+  const Tensor groups = rollout.rewards.view({-1, rollout.group_size});
+  const Tensor equal = (groups == groups.select(1, 0).unsqueeze(1)).all(/*dim=*/1);
+  std::vector<int64_t> mixed;
+  for (int64_t p = 0; p < groups.size(0); ++p) {
+    if (!equal[p].item<bool>()) mixed.push_back(p);
+  }
+  return mixed;
+}
+
+void SamplingStats::add(const Rollout& round) {
+  const int64_t round_prompts = std::ssize(round.prompts);
+  ++rounds;
+  prompts += round_prompts;
+  responses += round.size();
+  tokens += round.response_tokens();
+  zero_std_groups += round_prompts - std::ssize(mixed_groups(round));
+  reward += round.rewards.sum(torch::kFloat64).item<double>();
+  for (int64_t i = 0; i < round.size(); ++i) {
+    const Grade& grade = round.grades[i];
+    correct += grade.correct;
+    formatted += grade.formatted;
+    answered += grade.answered;
+    reflected += grade.reflected;
+    truncated += !round.finished[i];
+  }
+}
+
+Collection collect(const std::function<Rollout()>& sample_round, const Config& config) {
+  constexpr int64_t kMaxRounds = 10;  // [DAPO]
+  Collection result;
+  std::vector<Tensor> rewards;
+  std::optional<Rollout> kept;
+  for (bool enough = false; !enough;) {
+    Rollout round = sample_round();
+    round.rewards = shaped_rewards(round, config);
+    rewards.push_back(round.rewards);
+    std::vector<int64_t> groups(round.prompts.size());
+    std::iota(groups.begin(), groups.end(), int64_t{0});
+    if (config.dynamic_sampling) groups = mixed_groups(round);
+    const int64_t have = kept ? std::ssize(kept->prompts) : 0, first = result.sampled.prompts;
+    const bool last = result.sampled.rounds + 1 == kMaxRounds;
+    if (std::ssize(groups) > config.prompts_per_step - have)
+      groups.resize(config.prompts_per_step - have);
+    if (groups.empty() && !kept &&
+        last) {  // nothing to learn from: the step goes on with zero gradients
+      groups.resize(round.prompts.size());
+      std::iota(groups.begin(), groups.end(), int64_t{0});
+    }
+    for (const int64_t group : groups) result.kept_groups.push_back(first + group);
+    if (!groups.empty()) {
+      const Rollout chosen = select_prompts(round, groups);
+      kept = kept ? concatenate(*kept, chosen) : chosen;
+    }
+    result.sampled.add(round);
+    enough = last || std::ssize(result.kept_groups) == config.prompts_per_step;
+  }
+  result.rollout = *kept;
+  result.sampled_rewards = torch::cat(rewards);
+  return result;
 }
 
 Rollout concatenate(const Rollout& a, const Rollout& b) {
@@ -188,51 +266,6 @@ Rollout select_prompts(const Rollout& rollout, const std::vector<int64_t>& promp
   chosen.rewards = rollout.rewards.index_select(0, index);
   trim_and_mask(chosen);
   return chosen;
-}
-
-ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
-                                const torch::Device& device) {
-  std::vector<std::vector<int64_t>> sequences;
-  std::vector<int64_t> positions, targets, rows, columns;
-  int64_t offset = 0;
-  const auto ids = rollout.response_ids.accessor<int64_t, 2>();
-  for (const int64_t i : responses) {
-    auto sequence = rollout.prompt_of(i);
-    const auto prompt = static_cast<int64_t>(sequence.size());
-    for (int64_t t = 0; t < rollout.lengths[i]; ++t) {
-      positions.push_back(offset + prompt - 1 + t);
-      targets.push_back(ids[i][t]);
-      rows.push_back(i);
-      columns.push_back(t);
-      if (t + 1 < rollout.lengths[i]) sequence.push_back(ids[i][t]);
-    }
-    offset += static_cast<int64_t>(sequence.size());
-    sequences.push_back(std::move(sequence));
-  }
-  const auto tensor = [](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64); };
-  return {PackedTokens::from(sequences, device), tensor(positions).to(device),
-          tensor(targets).to(device), tensor(rows), tensor(columns)};
-}
-
-std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
-                                                std::vector<int64_t> responses,
-                                                int64_t max_tokens) {
-  const auto tokens = [&](int64_t i) {
-    return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i];
-  };
-  std::stable_sort(responses.begin(), responses.end(),
-                   [&](int64_t a, int64_t b) { return tokens(a) > tokens(b); });
-  std::vector<std::vector<int64_t>> batches;
-  int64_t room = 0;
-  for (const int64_t i : responses) {
-    if (batches.empty() || tokens(i) > room) {
-      batches.emplace_back();
-      room = max_tokens;
-    }
-    batches.back().push_back(i);
-    room -= tokens(i);
-  }
-  return batches;
 }
 
 }  // namespace tiny_zero

@@ -1,6 +1,6 @@
 #pragma once
-// Sampling: prompts in, responses with the log-probs they were sampled with out. Token in, token
-// out: text is decoded for the grader only and never encoded again [T21].
+// Sampling: turns prompts into responses, with the log-prob of each token as it was sampled. Token
+// in, token out: text is decoded for the grader only and never encoded again [T21].
 
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/model.h"
@@ -10,20 +10,19 @@
 namespace tiny_zero {
 
 /// Responses to a list of prompts, `group_size` each: response i answers prompt i / group_size
-/// [T29]. B: responses, T: the longest response. Everything lies on the CPU.
+/// [T29]. B: responses, T: the longest response. All tensors are on the CPU.
 struct Rollout {
   int64_t group_size = 1;                     // G
-  std::vector<Problem> problems;              // one a prompt
+  std::vector<Problem> problems;              // one per prompt
   std::vector<std::vector<int64_t>> prompts;  // token ids
   torch::Tensor response_ids;                 // (B, T) int64, 0 beyond the response
   torch::Tensor log_probs;                    // (B, T) float32, nats, as sampled
-  torch::Tensor mask;            // (B, T) bool from the lengths, end token included [T1]
-  std::vector<int64_t> lengths;  // tokens of each response, end token included
-  std::vector<bool>
-      finished;  // ended by the model; false: cut at the limit, nothing appended [T15]
+  torch::Tensor mask;              // (B, T) bool from the lengths, end token included [T1]
+  std::vector<int64_t> lengths;    // tokens of each response, end token included
+  std::vector<bool> finished;      // ended by the model; false: truncated, nothing appended [T15]
   std::vector<std::string> texts;  // end token left out
   std::vector<Grade> grades;       // filled by grade()
-  torch::Tensor rewards;           // (B,) float32, filled by grade()
+  torch::Tensor rewards;           // (B,) float32, filled by grade(), shaped by collect()
 
   int64_t size() const { return static_cast<int64_t>(lengths.size()); }
   int64_t response_tokens() const;
@@ -37,11 +36,10 @@ struct SamplingOptions {
   double temperature = 1.0;
   double top_p = 1.0;
   int64_t max_response_tokens = 224;
-  int64_t batch = 512;  // responses side by side; whole groups, at least one
+  int64_t batch = 512;  // responses sampled in parallel: whole groups, at least one
   uint64_t seed = 0;
   Stream stream = Stream::sampling;
-  std::function<void(int64_t response, int64_t id)> on_token =
-      {};  // called as each token is sampled
+  std::function<void(int64_t response, int64_t id)> on_token = {};  // called for each new token
 };
 SamplingOptions sampling_options(const Config& config, double temperature,
                                  Stream stream = Stream::sampling);
@@ -70,30 +68,42 @@ class Sampler {
 /// Grades every response and fills `grades` and `rewards`.
 void grade(const Task& task, Rollout& rollout);
 
+/// Rewards; truncated responses get truncation-penalty if truncated = penalise [T16].   @return
+/// (B,)
+torch::Tensor shaped_rewards(const Rollout& rollout, const Config& config);
+
+/// Tokens in the loss: the rollout's mask, without truncated responses if truncated = mask [T16].
+/// @return (B, T) bool
+torch::Tensor loss_mask(const Rollout& rollout, Truncated truncated);
+
+/// Prompts whose group has different rewards: the gradient of the others is zero [DAPO].
+std::vector<int64_t> mixed_groups(const Rollout& rollout);
+
+/// Sums over everything that was sampled in a step, the groups that were dropped included [T37].
+struct SamplingStats {
+  int64_t rounds = 0, prompts = 0, responses = 0, tokens = 0;
+  int64_t correct = 0, formatted = 0, answered = 0, reflected = 0, truncated = 0,
+          zero_std_groups = 0;
+  double reward = 0;
+  void add(const Rollout& round);
+};
+
+struct Collection {
+  Rollout rollout;  // to learn from
+  SamplingStats sampled;
+  torch::Tensor sampled_rewards;     // (C,) of everything that was sampled, in order
+  std::vector<int64_t> kept_groups;  // of those, the ones that make the rollout
+};
+
+/// One step's rollout. With dynamic sampling, rounds go on until prompts-per-step groups have
+/// different rewards, ten at most, so a task whose groups are all right or all wrong cannot stall
+/// the run [DAPO].
+/// @param sample_round  samples and grades responses to the next prompts-per-step problems
+Collection collect(const std::function<Rollout()>& sample_round, const Config& config);
+
 /// The rows of both rollouts, in order; group sizes must agree.
 Rollout concatenate(const Rollout& a, const Rollout& b);
 /// The groups of these prompts, in this order.
 Rollout select_prompts(const Rollout& rollout, const std::vector<int64_t>& prompts);
-
-/// A micro-batch: some responses with their prompts, packed, and where each response token stands.
-struct ScoringBatch {
-  PackedTokens tokens;      // prompt + response without its last token, which predicts nothing
-  torch::Tensor positions;  // (N,) rows of the hidden states that predict a response token:
-                            // logits[t] predict t + 1
-  torch::Tensor targets;    // (N,) the response tokens
-  torch::Tensor rows,
-      columns;  // (N,) int64 on the CPU: the token's place in the rollout's (B, T) tensors
-  /// The (B, T) tensor's entries for these tokens, (N,) on the model's device.
-  torch::Tensor pick(const torch::Tensor& table) const {
-    return table.index({rows, columns}).to(targets.device());
-  }
-};
-ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
-                                const torch::Device& device);
-
-/// Splits responses into micro-batches of at most `max_tokens` tokens (one response at least), like
-/// lengths together.
-std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
-                                                std::vector<int64_t> responses, int64_t max_tokens);
 
 }  // namespace tiny_zero

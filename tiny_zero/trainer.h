@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "tiny_zero/files/run_directory.h"
+#include "tiny_zero/metrics.h"
 #include "tiny_zero/update.h"
 
 namespace tiny_zero {
@@ -17,11 +18,12 @@ class Trainer {
   void run();
 
  private:
-  /// Samples and grades one step's responses; with dynamic sampling, until enough groups have
-  /// different rewards.
-  Rollout collect(Sampler& sampler);
-  UpdateStats update(const Rollout& rollout, const Experience& experience);
-  double policy_learning_rate() const;
+  /// Samples and grades a group of responses to each of the next problems.
+  Rollout ask(Sampler& sampler);
+  /// Scores the rollout under the reference and the critic, where the settings have them.
+  Judgement judge(const Rollout& rollout) const;
+  StepStats update(const Collection& collected, const Judgement& judgement,
+                   const Advantages& estimate);
   void save();
 
   Config config_;
@@ -30,8 +32,9 @@ class Trainer {
   RunDirectory directory_;
   std::unique_ptr<Tokenizer> tokenizer_;
   SideFiles side_files_;  // of the model, for checkpoints
-  std::optional<Model> policy_, critic_, reference_;
-  std::unique_ptr<AdamW> optimizer_, critic_optimizer_;
+  std::optional<Learner> policy_, critic_;
+  std::optional<Model> reference_;
+  bool reference_moved_ = false;   // replaced at least once, so checkpoints must store it
   int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem
   int64_t saved_step_ = -1;        // of the newest checkpoint
   double wall_s_ = 0;              // spent in steps, over all resumptions

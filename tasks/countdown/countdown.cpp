@@ -89,7 +89,7 @@ Settings Countdown::settings() {
   Options& o = options;
   Settings list;
   list.section("countdown")
-      .add("countdown-template", o.prompt_template, {"base", "chat", "short"},
+      .add("countdown-template", o.prompt_template,
            "prompt: TinyZero's for base models, the chat form of Qwen, or the short form of the "
            "tiny model")
       .add("countdown-train-file", o.train_file,

@@ -15,6 +15,10 @@
 namespace tiny_zero::countdown {
 
 enum class Template { base, chat, short_form };
+constexpr auto choices(Template) {
+  using enum Template;
+  return std::array{Choice{base, "base"}, Choice{chat, "chat"}, Choice{short_form, "short"}};
+}
 
 /// Numbers and the value to reach. As text, which is a problem's gold answer: "6,6,1=36".
 struct Puzzle {

@@ -117,10 +117,10 @@ Settings Math::settings() {
       .add("math-subject", o.subject, "training problems: of this subject only; empty = of all")
       .add("math-count", o.count, 0, 1'000'000'000,
            "training problems: so many, drawn by the seed; 0 = all")
-      .add("math-template", o.prompt_template, {"orz", "qwen", "plain", "short"},
+      .add("math-template", o.prompt_template,
            "prompt: with tags for base models, the chat form of Qwen2.5-Math, words only, or the "
            "problem alone")
-      .add("math-extract", o.extract, {"any", "tags", "number"},
+      .add("math-extract", o.extract,
            "the answer: in <answer> or else the last box, in <answer> only, or the last number "
            "[GSM8K]")
       .add("math-need-end", o.need_end,

@@ -14,7 +14,17 @@
 namespace tiny_zero::math {
 
 enum class Template { orz, qwen, plain, short_form };
+constexpr auto choices(Template) {
+  using enum Template;
+  return std::array{Choice{orz, "orz"}, Choice{qwen, "qwen"}, Choice{plain, "plain"},
+                    Choice{short_form, "short"}};
+}
+
 enum class Extract { any, tags, number };
+constexpr auto choices(Extract) {
+  using enum Extract;
+  return std::array{Choice{any, "any"}, Choice{tags, "tags"}, Choice{number, "number"}};
+}
 
 /// One problem of a file. README.md lists the spellings of a row.
 struct Row {

@@ -6,8 +6,6 @@
 #include <map>
 #include <stdexcept>
 
-#include "tiny_zero/files/safetensors.h"
-
 namespace tiny_zero {
 namespace {
 
@@ -105,33 +103,6 @@ Json RunDirectory::restore(const fs::path& checkpoint) {
     fs::resize_file(path_ / log, state.at("log_bytes").at(log));
   open_logs(std::ios::app);
   return state;
-}
-
-void save_trained(const fs::path& directory, const std::string& name, const Model& model,
-                  const AdamW& optimizer) {
-  model.save(directory / name);
-  save_safetensors(directory / (name + "_optimizer.safetensors"),
-                   {{"mean", optimizer.mean},
-                    {"square", optimizer.square},
-                    {"updates", torch::tensor({optimizer.updates})}});
-}
-
-Model load_trained(const fs::path& directory, const std::string& name, Head head,
-                   torch::Device device, const Config& config, std::unique_ptr<AdamW>& optimizer) {
-  Model model = Model::load(directory / name, head, device);
-  const fs::path path = directory / (name + "_optimizer.safetensors");
-  const auto stored = load_safetensors(path);
-  optimizer = std::make_unique<AdamW>(model.parameters(), config);
-  for (auto [key, tensor] :
-       {std::pair{"mean", &optimizer->mean}, std::pair{"square", &optimizer->square}}) {
-    if (!stored.contains(key) || stored.at(key).numel() != tensor->numel()) {
-      throw std::runtime_error(path.string() + ": " + key +
-                               " does not fit the model; was the critic setting changed?");
-    }
-    tensor->copy_(stored.at(key));
-  }
-  optimizer->updates = stored.at("updates").item<int64_t>();
-  return model;
 }
 
 }  // namespace tiny_zero

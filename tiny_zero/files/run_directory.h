@@ -1,16 +1,14 @@
 #pragma once
 // runs/NAME/: the settings, metrics and samples of a run, and its checkpoints.
 //   settings.conf   every setting, readable as a recipe
-//   metrics.jsonl   one object a step            samples.jsonl   some responses of each step
-//   checkpoints/step_N/   written aside and renamed, so that one that exists is whole
+//   metrics.jsonl   one object per step            samples.jsonl   some responses of each step
+//   checkpoints/step_N/   written aside and renamed, so an existing one is complete
 
 #include <filesystem>
 #include <fstream>
 #include <functional>
 
 #include "tiny_zero/files/json.h"
-#include "tiny_zero/model.h"
-#include "tiny_zero/optimizer.h"
 #include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
@@ -20,7 +18,7 @@ class RunDirectory {
   /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or
   /// if there is nothing to resume.
   explicit RunDirectory(const Config& config);
-  /// Creates the directory of a new run, once all that could fail at its start has gone well.
+  /// Creates the directory of a new run, after everything that can fail at startup has succeeded.
   void create(const Settings& settings);
 
   void log_metrics(const Json& line) { append(metrics_, line); }
@@ -45,12 +43,5 @@ class RunDirectory {
   std::filesystem::path path_;
   std::ofstream metrics_, samples_;
 };
-
-/// A model and its optimiser in a checkpoint: NAME/ in Hugging Face layout and
-/// NAME_optimizer.safetensors.
-void save_trained(const std::filesystem::path& directory, const std::string& name,
-                  const Model& model, const AdamW& optimizer);
-Model load_trained(const std::filesystem::path& directory, const std::string& name, Head head,
-                   torch::Device device, const Config& config, std::unique_ptr<AdamW>& optimizer);
 
 }  // namespace tiny_zero

@@ -16,8 +16,7 @@ Settings Config::settings() {
            "model directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
       .add("seed", seed, 0, kMany, "the same seed gives the same run, byte for byte, on the CPU")
       .add("device", device, "cpu, cuda or cuda:N")
-      .add("compute-type", compute_type, {"float32", "bfloat16"},
-           "type of the matrix products; weights stay float32 [T12]")
+      .add("compute-type", compute_type, "type of the matrix products; weights stay float32 [T12]")
       .add("gpu-memory", memory,
            "what train and plan may use, such as 24GiB; empty asks the device")
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
@@ -26,7 +25,9 @@ Settings Config::settings() {
       .add("keep-checkpoints", keep_checkpoints, 1, kMany,
            "newest checkpoints kept; older ones are removed")
       .add("samples-per-step", samples_per_step, 0, kMany,
-           "responses a step written to samples.jsonl")
+           "responses per step written to samples.jsonl")
+      .add("dump-steps", dump_steps, 0, kMany,
+           "first steps that are written to dump/ tensor by tensor, for tests/check_step.py")
       .add("show-settings", show_settings, "print the table of settings at the start");
   list.section("task").add("task", task, "what is asked and how it is graded");
   list.section("shape")
@@ -41,7 +42,7 @@ Settings Config::settings() {
   list.section("pretraining")
       .add("pretrain-tokens", pretrain_tokens, 1, kMany, "tokens of base text to train on")
       .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany,
-           "tokens an update; small batches learn more a token")
+           "tokens per update; small batches learn more per token")
       .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
            "at the start; falls linearly to 0");
   list.section("sampling")
@@ -49,25 +50,26 @@ Settings Config::settings() {
            "divides the logits; 0 is greedy (not in training)")
       .add("top-p", top_p, 1e-9, 1.0,
            "keep the likeliest tokens of this mass; training needs 1 [T9]")
-      .add("max-response-tokens", max_response_tokens, 1, kMany, "responses are cut here")
+      .add("max-response-tokens", max_response_tokens, 1, kMany,
+           "longest response; what the model has not ended by then is truncated")
       .add("rollout-batch", rollout_batch, 1, kMany,
            "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")
-      .add("algorithm", algorithm, {"ppo", "grpo"},
-           "where advantages come from: a critic (ppo) or the group (grpo)")
+      .add("algorithm", algorithm, "where advantages come from: a critic (ppo) or the group (grpo)")
       .add("num-steps", num_steps, 0, kMany, "steps: sample, grade, update")
-      .add("prompts-per-step", prompts_per_step, 1, kMany, "problems a step")
-      .add("group-size", group_size, 1, 65536, "responses a problem (G)")
+      .add("prompts-per-step", prompts_per_step, 1, kMany, "problems per step")
+      .add("group-size", group_size, 1, 65536, "responses per problem (G)")
       .add("epochs", epochs, 1, 1000,
-           "passes over each rollout; 1 is strictly on-policy with mini-batches 1")
-      .add("mini-batches", mini_batches, 1, 65536, "policy updates a pass")
+           "passes over each rollout (mu); with 1, and mini-batches 1, training is strictly "
+           "on-policy")
+      .add("mini-batches", mini_batches, 1, 65536, "policy updates per epoch")
       .add("tokens-per-micro-batch", tokens_per_micro_batch, 1, kMany,
-           "tokens run at once; changes memory and speed only")
+           "tokens per forward pass; changes memory and speed, never the gradient")
       .add("dynamic-sampling", dynamic_sampling,
-           "sample on until no group has equal rewards only [DAPO]")
-      .add("truncated", truncated, {"keep", "penalise", "mask"},
-           "responses cut at the limit: graded as they are, given truncation-penalty, or left out "
-           "of the loss [T16]")
+           "drop groups whose rewards are all equal and sample until enough are left [DAPO]")
+      .add("truncated", truncated,
+           "responses that reach max-response-tokens: graded as they are, given "
+           "truncation-penalty, or left out of the loss [T16]")
       .add("truncation-penalty", truncation_penalty, -kAny, kAny,
            "their reward with truncated = penalise");
   list.section("advantages")
@@ -75,37 +77,38 @@ Settings Config::settings() {
       .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step (ppo)")
       .add("whiten", whiten,
            "advantages to mean 0, deviation 1 over the rollout's tokens (ppo) [T18]")
-      .add("group-std", group_std, {"none", "sample", "population"},
-           "divide by the group's deviation, over n - 1 or n; none is Dr. GRPO (grpo)")
+      .add("group-std", group_std,
+           "divide by the group's standard deviation, over n - 1 or n; none is Dr. GRPO (grpo)")
       .add("group-epsilon", group_epsilon, 0.0, 1.0, "added to the deviation (grpo)")
-      .add("baseline", baseline, {"mean", "leave-one-out"},
-           "of the group's rewards; leave-one-out is RLOO (grpo)");
+      .add("baseline", baseline,
+           "mean of the group, or of the others in it (grpo). RLOO is leave-one-out with group-std "
+           "none and aggregation constant; alone it only scales GRPO by G / (G - 1)");
   list.section("loss")
-      .add("clip-low", clip_low, 0.0, 1.0, "the ratio counts down to 1 - clip-low")
-      .add("clip-high", clip_high, 0.0, kAny, "the ratio counts up to 1 + clip-high")
-      .add("aggregation", aggregation, {"token", "sequence", "constant"},
-           "mean over all tokens of the step, per response then over responses [GRPO eq. 3], or a "
-           "sum over a constant "
-           "[Dr. GRPO]")
+      .add("clip-low", clip_low, 0.0, 1.0, "the ratio is clipped below 1 - clip-low")
+      .add("clip-high", clip_high, 0.0, kAny,
+           "the ratio is clipped above 1 + clip-high; more than clip-low is DAPO's clip-higher")
+      .add("aggregation", aggregation,
+           "per mini-batch: mean over its tokens [DAPO], over tokens then responses [GRPO eq. 3], "
+           "or sum over tokens divided by a constant [Dr. GRPO]")
       .add("entropy-coef", entropy_coef, 0.0, kAny, "weight of the entropy bonus")
-      .add("kl", kl, {"none", "reward", "loss-k3", "loss-k2"},
-           "KL to the reference: in the reward (k1), in the loss as k3 [GRPO eq. 4] or as k2, "
-           "whose gradient is the "
-           "KL's")
+      .add("kl", kl,
+           "KL to the reference: in the reward as k1 [GRPO eq. 2], or in the loss as k3 [GRPO eq. "
+           "4] "
+           "or as k2, whose gradient is the KL's")
       .add("kl-coef", kl_coef, 0.0, kAny, "weight of the KL (beta)")
       .add("reference-every", reference_every, 0, kMany,
-           "steps after which the policy becomes the reference; 0 never");
+           "steps after which the policy becomes the reference [iterative GRPO]; 0 never");
   list.section("critic")
-      .add("critic", critic, {"separate", "shared"},
-           "own network, or a second head on the policy's trunk")
-      .add("critic-head", critic_head, {"zero", "orz"},
-           "start of the value head: zero, or uniform(-sqrt 5, sqrt 5) [ORZ]")
+      .add("critic", critic, "a network of its own, or a second head on the policy's trunk (ppo)")
+      .add("critic-head", critic_head,
+           "start of the value head: zero, uniform(-sqrt 5, sqrt 5) as ORZ's paper says (orz), or "
+           "normal with deviation 1 / (hidden + 1) as its code does")
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of the separate critic")
-      .add("critic-mini-batches", critic_mini_batches, 1, 65536, "critic updates a pass")
+      .add("critic-mini-batches", critic_mini_batches, 1, 65536, "critic updates per epoch")
       .add("critic-warmup-steps", critic_warmup_steps, 0, kMany,
-           "first steps in which only the critic learns")
+           "first steps, in which only the critic learns")
       .add("value-clip", value_clip, 0.0, kAny,
-           "values may leave the old ones by this much in the loss; 0 is off")
+           "clips values to within this of the old ones in the loss; 0 is off")
       .add("value-coef", value_coef, 0.0, kAny,
            "weight of the value loss beside the policy's with critic = shared");
   list.section("optimiser")
@@ -117,42 +120,53 @@ Settings Config::settings() {
            "AdamW: decoupled decay, in units of the learning rate")
       .add("max-grad-norm", max_grad_norm, 0.0, kAny,
            "gradients are scaled down to this norm; 0 is off")
-      .add("warmup-steps", warmup_steps, 0, kMany,
-           "steps over which the learning rate rises linearly")
-      .add("schedule", schedule, {"constant", "linear", "cosine"},
-           "of the learning rate after the warm-up")
+      .add("warmup-updates", warmup_updates, 0, kMany,
+           "updates over which the learning rate rises linearly; each network counts its own [T38]")
+      .add("schedule", schedule, "how both learning rates change after the warm-up")
       .add("final-learning-rate", final_learning_rate, 0.0, 1.0,
-           "at the last step of a linear or cosine schedule");
+           "of the policy, at the last update of a linear or cosine schedule; the critic's falls "
+           "to the "
+           "same fraction of its own");
   list.section("evaluation")
       .add("eval-problems", eval_problems, 1, kMany, "problems")
       .add("eval-samples", eval_samples, 1, 65536,
-           "responses a problem (k of avg@k, pass@k, maj@k)")
+           "responses per problem (k of avg@k, pass@k, maj@k)")
       .add("greedy", greedy, "also the greedy response of each problem")
       .add("split", split, "train or test")
       .add("json", json, "file for the figures as JSON; - is standard output")
-      .add("responses", responses, "file for all responses, one JSON object a line");
+      .add("responses", responses, "file for all responses, one JSON object per line");
   list.section("generation")
       .add("prompt", prompt, "text to continue, printed as it is written; empty reads JSON Lines")
       .add("problem", problem, -1, kMany,
            "number of a test problem of the task to answer and grade; -1 for none")
       .add("samples", samples, 1, 65536, "responses to each prompt");
   list.section("text")
-      .add("chat", chat, {"plain", "qwen", "smollm2"},
-           "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
+      .add("chat", chat, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
       .add("decode", decode, "tokenize: read ids and write text");
   list.section("decontamination")
       .add("against", against, "JSON Lines file of the test problems to keep out");
   list.section("export")
       .add("output", output, "directory to write the model to")
-      .add("export-type", export_type, {"float32", "bfloat16"}, "type of the weights in the file");
+      .add("export-type", export_type, "type of the weights in the file");
   list.section("report").add(
-      "expected", expected, "file with the summaries of earlier seeds, one a line; empty for none");
+      "expected", expected,
+      "file with the summaries of earlier seeds, one per line; empty for none");
   list.section("bench")
       .add("bench-steps", bench_steps, 1, kMany, "measured steps; the median counts")
       .add("bench-vocab", bench_vocab, 2, kMany, "vocabulary size")
       .add("prompt-tokens", prompt_tokens, 1, kMany, "tokens of each prompt")
       .add("response-tokens", response_tokens, 1, kMany, "tokens of each response");
   return list;
+}
+
+bool Config::has_critic() const {
+  switch (algorithm) {
+    case Algorithm::ppo:
+      return true;
+    case Algorithm::grpo:
+      return false;
+  }
+  throw std::logic_error("has_critic: unknown algorithm");
 }
 
 namespace {
@@ -181,10 +195,9 @@ void Config::validate_training() const {
   demand(top_p == 1,
          "top-p is below 1, training wants 1: the loss scores the whole distribution, not a "
          "truncated one [T9]");
-  demand(algorithm == Algorithm::ppo || group_size > 1,
+  demand(has_critic() || group_size > 1,
          "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or "
-         "worse response; or "
-         "take ppo");
+         "worse response; or take ppo");
   demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
   demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
          "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +

@@ -1,7 +1,6 @@
 #pragma once
 // Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of
-// them; a verb's
-// --help shows the sections that the verb reads.
+// them; a verb's --help shows the sections that the verb reads.
 
 #include <string>
 
@@ -10,16 +9,74 @@
 namespace tiny_zero {
 
 enum class Algorithm { ppo, grpo };
+constexpr auto choices(Algorithm) {
+  using enum Algorithm;
+  return std::array{Choice{ppo, "ppo"}, Choice{grpo, "grpo"}};
+}
+
 enum class GroupStd { none, sample, population };
+constexpr auto choices(GroupStd) {
+  using enum GroupStd;
+  return std::array{Choice{none, "none"}, Choice{sample, "sample"},
+                    Choice{population, "population"}};
+}
+
 enum class Baseline { mean, leave_one_out };
+constexpr auto choices(Baseline) {
+  using enum Baseline;
+  return std::array{Choice{mean, "mean"}, Choice{leave_one_out, "leave-one-out"}};
+}
+
 enum class KlPlacement { none, reward, loss_k3, loss_k2 };
+constexpr auto choices(KlPlacement) {
+  using enum KlPlacement;
+  return std::array{Choice{none, "none"}, Choice{reward, "reward"}, Choice{loss_k3, "loss-k3"},
+                    Choice{loss_k2, "loss-k2"}};
+}
+
 enum class Aggregation { token, sequence, constant };
+constexpr auto choices(Aggregation) {
+  using enum Aggregation;
+  return std::array{Choice{token, "token"}, Choice{sequence, "sequence"},
+                    Choice{constant, "constant"}};
+}
+
 enum class Truncated { keep, penalise, mask };
+constexpr auto choices(Truncated) {
+  using enum Truncated;
+  return std::array{Choice{keep, "keep"}, Choice{penalise, "penalise"}, Choice{mask, "mask"}};
+}
+
 enum class CriticNetwork { separate, shared };
-enum class HeadInit { zero, orz };
+constexpr auto choices(CriticNetwork) {
+  using enum CriticNetwork;
+  return std::array{Choice{separate, "separate"}, Choice{shared, "shared"}};
+}
+
+enum class HeadInit { zero, orz, normal };
+constexpr auto choices(HeadInit) {
+  using enum HeadInit;
+  return std::array{Choice{zero, "zero"}, Choice{orz, "orz"}, Choice{normal, "normal"}};
+}
+
 enum class Schedule { constant, linear, cosine };
+constexpr auto choices(Schedule) {
+  using enum Schedule;
+  return std::array{Choice{constant, "constant"}, Choice{linear, "linear"},
+                    Choice{cosine, "cosine"}};
+}
+
 enum class ComputeType { float32, bfloat16 };
+constexpr auto choices(ComputeType) {
+  using enum ComputeType;
+  return std::array{Choice{float32, "float32"}, Choice{bfloat16, "bfloat16"}};
+}
+
 enum class ChatTemplate { plain, qwen, smollm2 };
+constexpr auto choices(ChatTemplate) {
+  using enum ChatTemplate;
+  return std::array{Choice{plain, "plain"}, Choice{qwen, "qwen"}, Choice{smollm2, "smollm2"}};
+}
 
 struct Config {
   // run
@@ -35,6 +92,7 @@ struct Config {
   int64_t save_every = 20;
   int64_t keep_checkpoints = 2;
   int64_t samples_per_step = 2;
+  int64_t dump_steps = 0;
   bool show_settings = true;
 
   // task
@@ -65,7 +123,7 @@ struct Config {
   int64_t num_steps = 100;
   int64_t prompts_per_step = 32;
   int64_t group_size = 16;  // G
-  int64_t epochs = 1;       // mu in [GRPO, iterative]
+  int64_t epochs = 1;       // mu in [iterative GRPO]
   int64_t mini_batches = 1;
   int64_t tokens_per_micro_batch = 4096;
   bool dynamic_sampling = false;
@@ -105,7 +163,7 @@ struct Config {
   double adam_epsilon = 1e-8;
   double weight_decay = 0.0;
   double max_grad_norm = 1.0;
-  int64_t warmup_steps = 0;
+  int64_t warmup_updates = 0;
   Schedule schedule = Schedule::constant;
   double final_learning_rate = 0.0;
 
@@ -141,6 +199,14 @@ struct Config {
   int64_t bench_vocab = 32;
   int64_t prompt_tokens = 16;
   int64_t response_tokens = 96;
+
+  /// Whether the advantage estimator needs values V(s); the other predicates follow from it.
+  bool has_critic() const;
+  bool has_own_critic() const { return has_critic() && critic == CriticNetwork::separate; }
+  bool has_shared_critic() const { return has_critic() && critic == CriticNetwork::shared; }
+  /// First steps, in which only the critic learns.
+  int64_t critic_only_steps() const { return has_own_critic() ? critic_warmup_steps : 0; }
+  bool has_reference() const { return kl != KlPlacement::none; }
 
   /// The list of settings, pointing into this object.
   Settings settings();

@@ -43,7 +43,8 @@ void Progress::show(const nlohmann::ordered_json& metrics) {
     return metrics.at(name).is_number() ? metrics.at(name).get<double>() : 0.0;
   };
   std::printf(
-      "step %4ld  reward %.3f  right %.3f  tokens %5.1f  reflects %.2f  cut %.2f  entropy %.2f  "
+      "step %4ld  reward %.3f  right %.3f  tokens %5.1f  reflects %.2f  truncated %.2f  entropy "
+      "%.2f  "
       "grad %.2f  "
       "%5.0f+%-5.0f tok/s  %.1f s\n",
       static_cast<long>(done_ - 1), number("reward_mean"), number("accuracy"),

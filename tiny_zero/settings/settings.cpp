@@ -120,18 +120,16 @@ Settings& Settings::add(const std::string& name, std::string& value, const std::
       name, help, "any text", [&value] { return value; }, set);
 }
 
-Settings& Settings::add_choice(const std::string& name, std::vector<std::string> names,
-                               std::function<size_t()> get, std::function<void(size_t)> set,
-                               const std::string& help) {
+Settings& Settings::add_choice(const std::string& name, const std::vector<std::string>& names,
+                               std::function<std::string()> get,
+                               const std::function<void(size_t)>& set, const std::string& help) {
   std::string allowed = "one of";
   for (const auto& choice : names) allowed += (choice == names.front() ? " " : ", ") + choice;
-  return push(
-      name, help, allowed, [=] { return names.at(get()); },
-      [=](const std::string& text) {
-        const auto found = std::find(names.begin(), names.end(), text);
-        if (found == names.end()) refuse(name, text, allowed);
-        set(static_cast<size_t>(found - names.begin()));
-      });
+  return push(name, help, allowed, std::move(get), [=](const std::string& text) {
+    const auto found = std::find(names.begin(), names.end(), text);
+    if (found == names.end()) refuse(name, text, allowed);
+    set(static_cast<size_t>(found - names.begin()));
+  });
 }
 
 void Settings::append(const Settings& other) {

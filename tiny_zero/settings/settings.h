@@ -1,19 +1,29 @@
 #pragma once
-// Settings: each is declared once with its name, place, allowed values and help. The help text, the
-// recipe reader, the table printed at the start and the copy saved with a run all walk the same
+// Settings: each is declared once with its name, section, allowed values and help. The help text,
+// the recipe reader, the table printed at the start and the copy saved with a run all walk the same
 // list.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <limits>
 #include <ostream>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
 namespace tiny_zero {
+
+/// An enum's value and what flags and recipes call it. Beside each enum of a setting stands
+///   constexpr auto choices(Enum) { return std::array{Choice{Enum::first, "first"}, ...}; }
+template <class Enum>
+struct Choice {
+  Enum value;
+  const char* name;
+};
 
 struct Setting {
   std::string section;  // heading in --help; a verb lists the sections that it reads
@@ -39,14 +49,20 @@ class Settings {
                 const std::string& help);
   Settings& add(const std::string& name, bool& value, const std::string& help);
   Settings& add(const std::string& name, std::string& value, const std::string& help);
-  /// An enum whose values 0, 1, ... are called names[0], names[1], ...
+  /// An enum; choices(Enum) beside its declaration names its values.
   template <class Enum>
   requires std::is_enum_v<Enum> Settings& add(const std::string& name, Enum& value,
-                                              std::vector<std::string> names,
                                               const std::string& help) {
-    return add_choice(
-        name, std::move(names), [&value] { return static_cast<size_t>(value); },
-        [&value](size_t index) { value = static_cast<Enum>(index); }, help);
+    std::vector<std::string> names;
+    for (const auto& choice : choices(Enum{})) names.push_back(choice.name);
+    const auto get = [&value] {
+      for (const auto& choice : choices(Enum{})) {
+        if (choice.value == value) return std::string(choice.name);
+      }
+      throw std::logic_error("an enum's value is missing from its choices()");
+    };
+    const auto set = [&value](size_t index) { value = choices(Enum{})[index].value; };
+    return add_choice(name, names, get, set, help);
   }
 
   void append(const Settings& other);
@@ -62,8 +78,8 @@ class Settings {
   auto end() const { return list_.end(); }
 
  private:
-  Settings& add_choice(const std::string& name, std::vector<std::string> names,
-                       std::function<size_t()> get, std::function<void(size_t)> set,
+  Settings& add_choice(const std::string& name, const std::vector<std::string>& names,
+                       std::function<std::string()> get, const std::function<void(size_t)>& set,
                        const std::string& help);
   Settings& push(const std::string& name, const std::string& help, std::string allowed,
                  std::function<std::string()> get, std::function<void(const std::string&)> set,

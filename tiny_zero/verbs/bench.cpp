@@ -49,10 +49,10 @@ void bench(const Config& config) {
   shape.max_positions =
       std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
   const auto seed = static_cast<uint64_t>(config.seed);
-  Model model(shape, Head::language_model, seed, device);
+  Learner learner(Model(shape, Head::language_model, seed, device), config);
+  Model& model = learner.model;
   const torch::Dtype type = to_dtype(config.compute_type);
   model.set_compute_type(type);
-  AdamW optimizer(model.parameters(), config);
   Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens,
                           config.rollout_batch, seed});
 
@@ -71,10 +71,9 @@ void bench(const Config& config) {
     synchronise(device);
     const double sampling = watch.lap();
     rollout.rewards = torch::zeros({rollout.size()});
-    Experience experience;
-    experience.loss_mask = rollout.mask;
-    experience.advantages = torch::linspace(-1.0, 1.0, rollout.size()).unsqueeze(1) * rollout.mask;
-    update_policy(model, optimizer, rollout, experience, config, config.learning_rate, step, ".");
+    const Judgement judgement{rollout.rewards, rollout.mask, {}, {}};
+    const torch::Tensor steps = torch::linspace(-1.0, 1.0, rollout.size()).unsqueeze(1);
+    update_policy(learner, rollout, judgement, {steps * rollout.mask, {}}, config, step);
     synchronise(device);
     if (step > 0) {
       rollout_s.push_back(sampling);

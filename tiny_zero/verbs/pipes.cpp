@@ -8,8 +8,8 @@
 #include <unordered_map>
 
 #include "tiny_zero/files/json.h"
+#include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/progress.h"
-#include "tiny_zero/update.h"
 
 namespace tiny_zero {
 namespace {

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <iostream>
 
+#include "tiny_zero/files/run_directory.h"
+
 namespace tiny_zero {
 namespace {
 
@@ -57,14 +59,13 @@ double resident_memory() {
 }  // namespace
 
 MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt) {
-  const bool ppo = config.algorithm == Algorithm::ppo,
-             own_critic = ppo && config.critic == CriticNetwork::separate;
+  const bool own_critic = config.has_own_critic();
   const auto count = [&](Head head) {
     return static_cast<double>(Model(shape, head, torch::kMeta).parameters().numel());
   };
-  const double policy = count(ppo && !own_critic ? Head::both : Head::language_model);
+  const double policy = count(config.has_shared_critic() ? Head::both : Head::language_model);
   const double critic = own_critic ? count(Head::value) : 0;
-  const double reference = config.kl != KlPlacement::none ? count(Head::language_model) : 0;
+  const double reference = config.has_reference() ? count(Head::language_model) : 0;
   const bool cuda = config.device.starts_with("cuda"),
              narrow = config.compute_type == ComputeType::bfloat16;
   const double element = narrow ? 2 : 4;
@@ -180,12 +181,30 @@ std::string show(const MemoryPlan& plan) {
                               : "; this would fit:" + plan.remedy);
 }
 
-void plan(const Config& config, const Task& task) {
-  if (config.model.empty())
+namespace {
+
+/// Prints the plan for the model that training starts or goes on from.   @return as show()
+std::string plan_start(const Config& config, const Task& task) {
+  if (config.model.empty()) {
     throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  const std::filesystem::path model = config.model;
+  }
+  const std::filesystem::path checkpoint =
+      config.resume ? RunDirectory(config).newest_checkpoint() : std::filesystem::path();
+  const std::filesystem::path model =
+      config.resume ? checkpoint / "model" : std::filesystem::path(config.model);
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
-  std::printf("%s\n", show(plan_memory(config, task, tokenizer, model)).c_str());
+  return show(plan_memory(config, task, tokenizer, model));
+}
+
+}  // namespace
+
+void plan(const Config& config, const Task& task) {
+  std::printf("%s\n", plan_start(config, task).c_str());
+}
+
+void check_memory(const Config& config, const Task& task) {
+  const std::string too_much = plan_start(config, task);
+  if (!too_much.empty()) throw std::invalid_argument(too_much);
 }
 
 }  // namespace tiny_zero

@@ -37,4 +37,7 @@ std::string show(const MemoryPlan& plan);
 /// The verb: the table and what to change, without an error.
 void plan(const Config& config, const Task& task);
 
+/// Before training: prints the table.   @throws std::invalid_argument if it does not fit
+void check_memory(const Config& config, const Task& task);
+
 }  // namespace tiny_zero

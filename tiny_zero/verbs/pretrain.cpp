@@ -4,7 +4,9 @@
 #include <cstdio>
 #include <optional>
 
+#include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/files/tokenizer.h"
+#include "tiny_zero/learner.h"
 #include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {
@@ -61,27 +63,26 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   shape.end_ids = {tokenizer.token_id("<|endoftext|>").value()};
   int64_t tokens = 0, cursor = 0, update = 0;
   double loss_sum = 0;  // since the last line of metrics
-  std::unique_ptr<AdamW> optimizer;
-  std::optional<Model> model;
+  std::optional<Learner> learner;
   if (config.resume) {
     const auto checkpoint = directory.newest_checkpoint();
-    model = load_trained(checkpoint, "model", Head::language_model, device, config, optimizer);
+    learner = Learner::load(checkpoint, "model", Head::language_model, device, config);
     const Json state = directory.restore(checkpoint);
     update = state.at("step");
     tokens = state.at("tokens");
     cursor = state.at("cursor");
     loss_sum = state.at("loss_sum");
   } else {
-    model.emplace(shape, Head::language_model, static_cast<uint64_t>(config.seed), device);
-    optimizer = std::make_unique<AdamW>(model->parameters(), config);
+    const auto seed = static_cast<uint64_t>(config.seed);
+    learner.emplace(Model(shape, Head::language_model, seed, device), config);
     directory.create(settings);
   }
   const auto save_model = [&](const std::filesystem::path& path) {
-    save_trained(path, "model", *model, *optimizer);
+    learner->save(path, "model");
     write_text(path / "model" / "tokenizer.json", task.tokenizer_json());
   };
   std::printf("pretraining %ld parameters on %ld tokens\n",
-              static_cast<long>(model->parameters().numel()),
+              static_cast<long>(learner->model.parameters().numel()),
               static_cast<long>(config.pretrain_tokens));
   Stopwatch watch;
   int64_t timed_tokens = tokens;
@@ -91,9 +92,9 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     const double learning_rate =
         config.pretrain_learning_rate *
         (1 - static_cast<double>(tokens) / static_cast<double>(config.pretrain_tokens));
-    const Tensor loss = next_token_loss(*model, batch);
+    const Tensor loss = next_token_loss(learner->model, batch);
     loss.backward();
-    optimizer->step(model->parameters(), model->gradients(), learning_rate);
+    learner->step(learning_rate);
     tokens += batch.tokens.count();
     loss_sum += loss.item<double>();
     if (++update % kLogEvery == 0) {
