@@ -14,7 +14,6 @@ namespace tiny_zero {
 namespace {
 
 using torch::Tensor;
-using torch::indexing::Slice;
 using vec::f32x16;
 using vec::kLanes;
 
@@ -89,27 +88,13 @@ KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
       fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
   const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes,
                 block = blocked ? kLanes : padded;
-  // Zeros, not garbage: the twin below multiplies masked keys by zero weights, and 0 * nan is nan.
+  // Zeros, not garbage: the reference multiplies masked keys by zero weights, and 0 * nan is nan.
   keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
   values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
   for (torch::Tensor* tensor : {&keys, &values}) {
     if (options.device().is_cpu()) ask_for_huge_pages(*tensor);
     tensor->zero_();
   }
-}
-
-void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope,
-                       const AttentionShape& shape, const Tensor& rows, const Tensor& positions) {
-  const Tensor heads = qkv.view({qkv.size(0), -1, shape.head_dim});
-  const Tensor keys =
-      apply_rope(heads.narrow(1, shape.num_heads, shape.num_kv_heads), rope, positions);
-  const int64_t block = cache.keys.size(4);
-  const Tensor block_index = torch::div(positions, block, "floor"),
-               lane = positions.remainder(block);
-  cache.keys.index_put_({rows, Slice(), block_index, Slice(), lane}, keys);
-  cache.values.index_put_(
-      {rows, Slice(), positions},
-      heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads));
 }
 
 Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
@@ -163,34 +148,6 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
     }
   });
   return output;
-}
-
-Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope,
-                                  const AttentionShape& shape, const Tensor& rows,
-                                  const Tensor& positions, int64_t length) {
-  store_keys_values(cache, qkv, rope, shape, rows, positions);
-  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads,
-                block = cache.keys.size(4);
-  const int64_t blocks = (length + block - 1) / block, padded = blocks * block;
-  const auto chosen = [&](const Tensor& part) {  // no copy while every row still grows
-    return rows.size(0) == part.size(0) ? part : part.index_select(0, rows);
-  };
-  const Tensor heads = qkv.view({batch, -1, dim});
-  const Tensor query = apply_rope(heads.narrow(1, 0, shape.num_heads), rope, positions)
-                           .view({batch, kv_heads, -1, dim});
-  const Tensor keys =
-      chosen(cache.keys.narrow(2, 0, blocks)).transpose(2, 3);  // (B, K, D, blocks, block)
-  const Tensor values = chosen(cache.values.narrow(2, 0, padded));
-  const Tensor scores =
-      torch::matmul(query, keys.reshape({batch, kv_heads, dim, padded})).to(torch::kFloat32);
-  const Tensor hidden =
-      torch::arange(padded, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, padded)
-  const Tensor weights =
-      torch::softmax((scores / std::sqrt(static_cast<double>(dim)))
-                         .masked_fill(hidden.view({batch, 1, 1, padded}), -INFINITY),
-                     -1);
-  return torch::matmul(weights.to(values.scalar_type()), values)
-      .view({batch, shape.num_heads * dim});
 }
 
 }  // namespace tiny_zero

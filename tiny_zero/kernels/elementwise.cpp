@@ -132,21 +132,10 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   return fused(x, x.size(1)) ? RmsNorm::apply(x, weight, eps) : rms_norm_reference(x, weight, eps);
 }
 
-Tensor rms_norm_reference(const Tensor& x, const Tensor& weight, double eps) {
-  const Tensor wide = x.to(torch::kFloat32);
-  const Tensor normed = wide * torch::rsqrt(wide.square().mean(/*dim=*/-1, /*keepdim=*/true) + eps);
-  return normed.to(x.scalar_type()) * weight;
-}
-
 Tensor swiglu(const Tensor& gate_up) {
   TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu: want (N, 2f), got ",
               gate_up.sizes());
   return fused(gate_up, gate_up.size(1) / 2) ? SwiGlu::apply(gate_up) : swiglu_reference(gate_up);
-}
-
-Tensor swiglu_reference(const Tensor& gate_up) {
-  const auto halves = gate_up.chunk(2, /*dim=*/-1);
-  return torch::silu(halves[0]) * halves[1];
 }
 
 }  // namespace tiny_zero

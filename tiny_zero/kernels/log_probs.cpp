@@ -1,7 +1,4 @@
-// From hidden states to the log-probability of a token: the language-model head, scored and
-// sampled.
-
-#include <cmath>
+// From hidden states to the log-probability of a token: the language-model head, scored.
 
 #include "tiny_zero/kernels/kernels.h"
 
@@ -78,14 +75,6 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
 
 }  // namespace
 
-Tensor head_logits(const Tensor& hidden, const Tensor& weight, int64_t vocab_size) {
-  const Tensor used = weight.narrow(0, 0, vocab_size).t();
-  if (hidden.scalar_type() == torch::kFloat32) return hidden.mm(used);
-  if (hidden.is_cuda())
-    return at::mm(hidden, used, torch::kFloat32);  // accumulates and returns float32
-  return hidden.to(torch::kFloat32).mm(used.to(torch::kFloat32));
-}
-
 TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                               double temperature, int64_t vocab_size, bool with_entropy) {
   TORCH_CHECK(hidden.dim() == 2 && targets.dim() == 1 && hidden.size(0) == targets.size(0) &&
@@ -97,44 +86,6 @@ TokenLogProbs token_log_probs(const Tensor& hidden, const Tensor& weight, const 
   const auto results =
       HeadLogProbs::apply(hidden, weight, targets, temperature, vocab_size, with_entropy);
   return {results[0], results[1]};
-}
-
-TokenLogProbs token_log_probs_reference(const Tensor& hidden, const Tensor& weight,
-                                        const Tensor& targets, double temperature,
-                                        int64_t vocab_size) {
-  const Tensor wide = weight.narrow(0, 0, vocab_size).to(torch::kFloat32);
-  const Tensor all =
-      torch::log_softmax(hidden.to(torch::kFloat32).mm(wide.t()) / temperature, /*dim=*/-1);
-  return {all.gather(1, targets.unsqueeze(1)).squeeze(1), -(all.exp() * all).sum(/*dim=*/-1)};
-}
-
-SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double temperature,
-                            double top_p) {
-  TORCH_CHECK(
-      logits.dim() == 2 && logits.scalar_type() == torch::kFloat32 && uniforms.dim() == 1 &&
-          uniforms.size(0) == logits.size(0) && temperature >= 0 && top_p > 0,
-      "sample_tokens: want float32 logits (B, V), uniforms (B,), temperature >= 0, top_p > 0, got ",
-      logits.sizes(), ", ", uniforms.sizes(), ", ", temperature, ", ", top_p);
-  Tensor log_probs =
-      torch::log_softmax(temperature == 0 ? logits : logits / temperature, /*dim=*/-1);
-  if (temperature > 0 && top_p < 1) {
-    const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
-    const Tensor cut_sorted =
-        sorted.cumsum(/*dim=*/-1) - sorted >= top_p;  // mass before a token; the first always stays
-    const Tensor cut = torch::zeros_like(cut_sorted).scatter(/*dim=*/-1, order, cut_sorted);
-    log_probs = torch::log_softmax(log_probs.masked_fill(cut, -INFINITY), /*dim=*/-1);
-  }
-  Tensor ids;
-  if (temperature == 0) {
-    ids = logits.argmax(/*dim=*/-1, /*keepdim=*/true);
-  } else {
-    const Tensor cumulative = log_probs.to(torch::kFloat64).exp_().cumsum_(/*dim=*/-1);
-    const Tensor threshold =
-        uniforms.to(logits.device()).unsqueeze(1) * cumulative.slice(/*dim=*/1, -1);
-    ids = torch::searchsorted(cumulative, threshold, /*out_int32=*/false, /*right=*/true)
-              .clamp_max(logits.size(1) - 1);
-  }
-  return {ids.squeeze(1), log_probs.gather(1, ids).squeeze(1)};
 }
 
 }  // namespace tiny_zero

@@ -236,37 +236,4 @@ Tensor packed_attention(const Tensor& qkv, const Rope& rope, const std::vector<i
   return PackedAttention::apply(qkv, rope.cos, rope.sin, starts, shape);
 }
 
-Tensor packed_attention_reference(const Tensor& qkv, const Rope& rope,
-                                  const std::vector<int64_t>& starts, const AttentionShape& shape) {
-  const int64_t sequences = static_cast<int64_t>(starts.size()) - 1, dim = shape.head_dim;
-  const Tensor offsets = torch::tensor(starts, torch::kInt64);
-  const Tensor lengths = offsets.slice(0, 1) - offsets.slice(0, 0, sequences);
-  const Tensor row = torch::repeat_interleave(torch::arange(sequences), lengths).to(qkv.device());
-  const Tensor position =
-      torch::arange(qkv.size(0), qkv.device()) - offsets.to(qkv.device()).index({row});
-
-  const Tensor heads = qkv.view({qkv.size(0), -1, dim});
-  const Tensor rotated =
-      apply_rope(heads.narrow(1, 0, shape.num_heads + shape.num_kv_heads), rope, position);
-  const auto padded =
-      [&](const Tensor& packed) {  // (N, heads, D) -> (S, heads, T, D), zeros on the right
-        Tensor result = torch::zeros(
-            {sequences, lengths.max().item<int64_t>(), packed.size(1), dim}, packed.options());
-        return result.index_put({row, position}, packed).transpose(1, 2);
-      };
-  const auto expand = [&](const Tensor& kv) {
-    return kv.repeat_interleave(shape.num_heads / shape.num_kv_heads, /*dim=*/1);
-  };
-  const Tensor q = padded(rotated.narrow(1, 0, shape.num_heads));
-  const Tensor k = padded(expand(rotated.narrow(1, shape.num_heads, shape.num_kv_heads)));
-  const Tensor v =
-      padded(expand(heads.narrow(1, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads)));
-  // Padding lies on the right, so causality alone hides it from every real token.
-  const Tensor attended =
-      at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0, /*is_causal=*/true);
-  return attended.transpose(1, 2)
-      .index({row, position})
-      .reshape({qkv.size(0), shape.num_heads * dim});
-}
-
 }  // namespace tiny_zero

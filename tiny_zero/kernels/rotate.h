@@ -1,8 +1,7 @@
 #pragma once
-// Rotary position embedding of one head, for the fused attention, and of whole tensors, for its
-// LibTorch twin.
+// Rotary position embedding of one head.
 
-#include "tiny_zero/kernels/kernels.h"
+#include <cstdint>
 
 namespace tiny_zero {
 
@@ -18,18 +17,6 @@ inline void rotate(const float* from, const float* cos, const float* sin, int64_
     to[i] = x * c - y * s;
     to[i + half] = y * c + x * s;
   }
-}
-
-/// @param heads (N, heads, D)   @param positions (N,) int64   @return (N, heads, D) in the type of
-/// `heads`
-inline torch::Tensor apply_rope(const torch::Tensor& heads, const Rope& rope,
-                                const torch::Tensor& positions) {
-  const auto cos = rope.cos.index_select(0, positions).unsqueeze(1),
-             sin = rope.sin.index_select(0, positions).unsqueeze(1);
-  const auto halves = heads.to(torch::kFloat32).chunk(2, /*dim=*/-1);
-  const auto rotated = torch::cat(
-      {halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, /*dim=*/-1);
-  return rotated.to(heads.scalar_type());
 }
 
 }  // namespace tiny_zero
