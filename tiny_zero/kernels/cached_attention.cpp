@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/kernels/rotate.h"
 #include "tiny_zero/kernels/vec.h"
 
 namespace tiny_zero {
@@ -16,10 +15,6 @@ namespace {
 using torch::Tensor;
 using vec::f32x16;
 using vec::kLanes;
-
-bool fused(const torch::Device& device, torch::Dtype type, int64_t head_dim) {
-  return device.is_cpu() && type == torch::kFloat32 && head_dim % kLanes == 0;
-}
 
 /// Sampling jumps through the whole cache at every token: 2 MiB pages spare it most address
 /// translations.
@@ -50,21 +45,6 @@ void score_keys(const float* query, const float* keys, int64_t length, int64_t d
   }
 }
 
-/// Turns scores into exp(score - max), 0 from `length` to the end of the block; returns their sum.
-float exponentiate(float* scores, int64_t length) {
-  const int64_t padded = (length + kLanes - 1) / kLanes * kLanes;
-  std::fill(scores + length, scores + padded, -INFINITY);
-  f32x16 largest = vec::load(scores), sums{};
-  for (int64_t t = kLanes; t < padded; t += kLanes)
-    largest = vec::max(largest, vec::load(scores + t));
-  const float top = vec::max(largest);
-  for (int64_t t = 0; t < padded; t += kLanes)
-    vec::store(scores + t, vec::exp(vec::load(scores + t) - top));
-  std::fill(scores + length, scores + padded, 0.0F);
-  for (int64_t t = 0; t < padded; t += kLanes) sums += vec::load(scores + t);
-  return vec::sum(sums);
-}
-
 /// out = sum_t weights[t] values[t] / total.
 void mix_values(const float* weights, const float* values, int64_t length, int64_t dim, float total,
                 float* out) {
@@ -84,10 +64,8 @@ void mix_values(const float* weights, const float* values, int64_t length, int64
 
 KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
                  const torch::TensorOptions& options) {
-  const bool blocked =
-      fused(options.device(), torch::typeMetaToScalarType(options.dtype()), shape.head_dim);
-  const int64_t padded = (capacity + kLanes - 1) / kLanes * kLanes,
-                block = blocked ? kLanes : padded;
+  const int64_t padded = vec::round_up(capacity);
+  const int64_t block = vec::applies(options, shape.head_dim) ? kLanes : padded;
   // Zeros, not garbage: the reference multiplies masked keys by zero weights, and 0 * nan is nan.
   keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
   values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
@@ -104,7 +82,7 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
               "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
   TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0),
               "cached_attention: one row and position a token");
-  if (!fused(qkv.device(), qkv.scalar_type(), shape.head_dim)) {
+  if (!vec::applies(qkv.options(), shape.head_dim)) {
     return cached_attention_reference(cache, qkv, rope, shape, rows, positions, length);
   }
   const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads,
@@ -132,16 +110,17 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
         prefetch(all_keys + next * capacity * dim, size);
         prefetch(all_values + next * capacity * dim, size);
       }
-      rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F,
-             rotated.data());
+      vec::rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F,
+                  rotated.data());
       float* key = keys + position / kLanes * dim * kLanes + position % kLanes;
       for (int64_t d = 0; d < dim; ++d) key[d * kLanes] = rotated[d];
       std::copy_n(token + (shape.num_heads + kv_heads + kv_head) * dim, dim,
                   values + position * dim);
       for (int64_t head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; ++head) {
-        rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
+        vec::rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
         score_keys(rotated.data(), keys, position + 1, dim, scores.data());
-        const float total = exponentiate(scores.data(), position + 1);
+        const float total =
+            vec::exponentiate(scores.data(), position + 1, vec::round_up(position + 1)).sum;
         mix_values(scores.data(), values, position + 1, dim, total,
                    to + (b * shape.num_heads + head) * dim);
       }

@@ -1,4 +1,4 @@
-// RMSNorm and SwiGLU, forward and backward in one pass over the rows each.
+// RMSNorm and SwiGLU: the forward and the backward pass each read every row once from memory.
 
 #include <ATen/Parallel.h>
 
@@ -14,18 +14,14 @@ using torch::autograd::tensor_list;
 using vec::f32x16;
 using vec::kLanes;
 
-constexpr int64_t kGrainRows = 64;  // rows that are worth a thread
-constexpr int64_t kWeightChunks =
-    8;  // partial sums of a weight gradient: fixed, so its bytes do not depend on threads
-
-bool fused(const Tensor& x, int64_t width) {
-  return x.is_cpu() && x.scalar_type() == torch::kFloat32 && width % kLanes == 0;
-}
+constexpr int64_t kGrainRows = 64;  // fewer rows are not worth another thread
+// Partial sums of a weight gradient: a fixed number, so its bytes do not depend on the threads.
+constexpr int64_t kWeightChunks = 8;
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
                         double eps) {
-    const Tensor x = input.contiguous();
+    const Tensor x = input.contiguous();  // (N, d)
     const int64_t rows = x.size(0), width = x.size(1);
     Tensor y = torch::empty_like(x), inverse_rms = torch::empty({rows}, x.options());
     const float *from = x.data_ptr<float>(), *scale = weight.data_ptr<float>();
@@ -47,7 +43,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     return y;
   }
 
-  /// With n = x / rms:  dx = (w dy - n mean(n w dy)) / rms,  dw = sum over rows of n dy.
+  /// With n = x / rms:  dx = (w dy - n mean(n w dy)) / rms,  dw = sum of n dy over the rows.
   static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
     const auto saved = context->get_saved_variables();
     const Tensor x = saved[0], weight = saved[1], dy = grads[0].contiguous();
@@ -61,7 +57,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     at::parallel_for(0, kWeightChunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * chunk_rows; i < std::min(rows, end * chunk_rows); ++i) {
         const float *row = from + i * width, *g = upstream + i * width;
-        float* weight_sum = sums + i / chunk_rows * width;
+        float* weight_sum = sums + i / chunk_rows * width;  // of this row's chunk
         f32x16 dot{};
         for (int64_t j = 0; j < width; j += kLanes) {
           const f32x16 normed_g = vec::load(row + j) * inverse[i] * vec::load(g + j);
@@ -129,13 +125,15 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && x.size(1) == weight.size(0),
               "rms_norm: want (N, d) and (d,), got ", x.sizes(), " and ", weight.sizes());
-  return fused(x, x.size(1)) ? RmsNorm::apply(x, weight, eps) : rms_norm_reference(x, weight, eps);
+  if (!vec::applies(x.options(), x.size(1))) return rms_norm_reference(x, weight, eps);
+  return RmsNorm::apply(x, weight, eps);
 }
 
 Tensor swiglu(const Tensor& gate_up) {
   TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu: want (N, 2f), got ",
               gate_up.sizes());
-  return fused(gate_up, gate_up.size(1) / 2) ? SwiGlu::apply(gate_up) : swiglu_reference(gate_up);
+  if (!vec::applies(gate_up.options(), gate_up.size(1) / 2)) return swiglu_reference(gate_up);
+  return SwiGlu::apply(gate_up);
 }
 
 }  // namespace tiny_zero

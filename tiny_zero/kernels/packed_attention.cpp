@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/kernels/rotate.h"
 #include "tiny_zero/kernels/vec.h"
 
 namespace tiny_zero {
@@ -21,8 +20,6 @@ using vec::kLanes;
 
 constexpr int64_t kTileRows =
     30;  // query rows a tile: a multiple of the six rows that matmul_block() holds
-
-int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 /// Scratch of one thread, grown on demand and kept. Contents are unspecified unless `zeroed`.
 struct Scratch {
@@ -63,15 +60,15 @@ struct Geometry {
   /// Copies a head's (length, D) rows out of the packed tensor, rotated and times `scale`.
   void gather_rotated(const float* from, int64_t length, float scale, float* to) const {
     for (int64_t t = 0; t < length; ++t) {
-      rotate(from + t * shape.qkv_width(), cos, sin, t, shape.head_dim, scale,
-             to + t * shape.head_dim);
+      vec::rotate(from + t * shape.qkv_width(), cos, sin, t, shape.head_dim, scale,
+                  to + t * shape.head_dim);
     }
   }
   /// The transpose of gather_rotated(), which is the rotation backwards.
   void scatter_unrotated(const float* from, int64_t length, float scale, float* to) const {
     for (int64_t t = 0; t < length; ++t) {
-      rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, scale,
-                 to + t * shape.qkv_width());
+      vec::rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, scale,
+                      to + t * shape.qkv_width());
     }
   }
 };
@@ -82,20 +79,9 @@ void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, 
                     int64_t stride) {
   for (int64_t i = 0; i < rows; ++i) {
     float* row = scores + i * padded;
-    const int64_t seen = first + i + 1, full = round_up(seen);
-    std::fill(row + seen, row + padded, -INFINITY);
-    f32x16 largest = vec::load(row);
-    for (int64_t j = kLanes; j < full; j += kLanes) largest = vec::max(largest, vec::load(row + j));
-    const float top = vec::max(largest);
-    f32x16 sums{};
-    for (int64_t j = 0; j < full; j += kLanes) {
-      const f32x16 e = vec::exp(vec::load(row + j) - top);
-      vec::store(row + j, e);
-    }
-    std::fill(row + seen, row + padded, 0.0F);  // exp() ends at e^-87, not at 0
-    for (int64_t j = 0; j < full; j += kLanes) sums += vec::load(row + j);
-    const float total = vec::sum(sums);
-    for (int64_t j = 0; j < full; j += kLanes) vec::store(row + j, vec::load(row + j) / total);
+    const int64_t seen = first + i + 1;
+    const auto [top, total] = vec::exponentiate(row, seen, padded);
+    for (int64_t j = 0; j < seen; j += kLanes) vec::store(row + j, vec::load(row + j) / total);
     log_sum_exp[i * stride] = top + std::log(total);
   }
 }
@@ -117,7 +103,8 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t item = 0; item < at.items(); ++item) {
       thread_local Scratch rotated_memory, keys_memory, scores_memory;
-      const int64_t first = at.first(item), length = at.length(item), padded = round_up(length);
+      const int64_t first = at.first(item), length = at.length(item),
+                    padded = vec::round_up(length);
       const float* rows = from + first * width;
       float* rotated = rotated_memory.get(length * dim);
       float* keys = keys_memory.get(dim * padded);  // (D, T)
@@ -130,7 +117,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
         at.gather_rotated(rows + head * dim, length, scale, queries);
         for (int64_t i = 0; i < length; i += kTileRows) {
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
-                        stride = round_up(seen);
+                        stride = vec::round_up(seen);
           float* scores = scores_memory.get(tile * stride);
           vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys, padded, scores, stride);
           causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head,
@@ -167,7 +154,8 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t item = 0; item < at.items(); ++item) {
       thread_local Scratch memory[9];
-      const int64_t first = at.first(item), length = at.length(item), padded = round_up(length);
+      const int64_t first = at.first(item), length = at.length(item),
+                    padded = vec::round_up(length);
       const float *rows = from + first * width, *values = rows + at.value_column(at.kv_head(item));
       float* grad_rows = to + first * width;
       float *keys = memory[0].get(length * dim), *keys_t = memory[1].get(dim * padded);
@@ -183,7 +171,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
         at.gather_rotated(rows + head * dim, length, scale, queries);
         for (int64_t i = 0; i < length; i += kTileRows) {
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
-                        stride = round_up(seen);
+                        stride = vec::round_up(seen);
           float *probs = memory[7].get(tile * stride), *grad_scores = memory[8].get(tile * stride);
           const float* grad_out = up + (first + i) * out_width + head * dim;
           vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys_t, padded, probs, stride);
@@ -192,7 +180,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
           for (int64_t r = 0; r < tile; ++r) {
             float *p = probs + r * stride, *ds = grad_scores + r * stride;
             const float row_lse = lse[(first + i + r) * shape.num_heads + head];
-            const int64_t visible = i + r + 1, full = round_up(visible);
+            const int64_t visible = i + r + 1, full = vec::round_up(visible);
             for (int64_t j = 0; j < full; j += kLanes)
               vec::store(p + j, vec::exp(vec::load(p + j) - row_lse));
             std::fill(p + visible, p + stride, 0.0F);
@@ -230,9 +218,8 @@ Tensor packed_attention(const Tensor& qkv, const Rope& rope, const std::vector<i
               qkv.sizes(), ", want (N, ", shape.qkv_width(), ")");
   TORCH_CHECK(starts.size() >= 2 && starts.front() == 0 && starts.back() == qkv.size(0),
               "packed_attention: starts must run from 0 to N = ", qkv.size(0), ", got ", starts);
-  const bool fused =
-      qkv.is_cpu() && qkv.scalar_type() == torch::kFloat32 && shape.head_dim % kLanes == 0;
-  if (!fused) return packed_attention_reference(qkv, rope, starts, shape);
+  if (!vec::applies(qkv.options(), shape.head_dim))
+    return packed_attention_reference(qkv, rope, starts, shape);
   return PackedAttention::apply(qkv, rope.cos, rope.sin, starts, shape);
 }
 

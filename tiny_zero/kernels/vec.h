@@ -1,13 +1,26 @@
 #pragma once
-// Sixteen floats at a time by the compilers' own vector extension: one AVX-512 register, two AVX2,
-// four SSE or NEON ones.
+// What the CPU kernels share. They compute on sixteen floats at a time through the compiler's
+// vector extension: one AVX-512 register, two of AVX2, four of SSE or NEON.
 
+#include <c10/core/TensorOptions.h>
+
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace tiny_zero::vec {
 
 constexpr int64_t kLanes = 16;
+
+/// Whether the fused code applies: float32 on the CPU, in rows of whole vectors.
+inline bool applies(const c10::TensorOptions& options, int64_t width) {
+  return options.device().is_cpu() && options.dtype() == c10::kFloat && width % kLanes == 0;
+}
+
+/// The smallest multiple of kLanes that is at least n.
+inline int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
 using f32x16 = float __attribute__((vector_size(64)));
 using i32x16 = int32_t __attribute__((vector_size(64)));
 
@@ -31,11 +44,11 @@ inline float max(f32x16 value) {
   return largest;
 }
 
-/// e^x within 2 ulp for x in [-87, 88]; outside it the value at the nearer end. Cephes' expf: 2^n
-/// times a polynomial.
+/// e^x within 2 ulp for x in [-87, 88]; beyond it, the value at the nearer end. As Cephes' expf:
+/// 2^n times a polynomial in the remainder.
 inline f32x16 exp(f32x16 x) {
   x = min(max(x, f32x16{} - 87.0F), f32x16{} + 88.0F);
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer
   const f32x16 n = (x * 1.44269504F + kRound) - kRound;
   const f32x16 r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
   f32x16 p = r * 1.9875691500e-4F + 1.3981999507e-3F;
@@ -48,6 +61,39 @@ inline f32x16 exp(f32x16 x) {
   f32x16 scale;
   std::memcpy(&scale, &exponent, sizeof scale);
   return p * scale;
+}
+
+struct ExpRow {
+  float max, sum;  // of the scores; of their exponentials
+};
+
+/// A row of softmax before the division, in place: exp(score - max) for [0, length), 0 from there
+/// to `padded`, a multiple of 16.
+inline ExpRow exponentiate(float* row, int64_t length, int64_t padded) {
+  const int64_t full = round_up(length);
+  std::fill(row + length, row + full, -INFINITY);
+  f32x16 largest = load(row), sums{};
+  for (int64_t j = kLanes; j < full; j += kLanes) largest = max(largest, load(row + j));
+  const float top = max(largest);
+  for (int64_t j = 0; j < full; j += kLanes) store(row + j, exp(load(row + j) - top));
+  std::fill(row + length, row + padded, 0.0F);  // exp() ends at e^-87, not at 0
+  for (int64_t j = 0; j < full; j += kLanes) sums += load(row + j);
+  return {top, sum(sums)};
+}
+
+/// to = R(position) from * scale, where R rotates the pairs (i, i + D / 2); kDirection -1 rotates
+/// back.   [RoFormer]
+template <int kDirection = 1>
+inline void rotate(const float* from, const float* cos, const float* sin, int64_t position,
+                   int64_t dim, float scale, float* to) {
+  const int64_t half = dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float c = cos[position * half + i] * scale;
+    const float s = kDirection * sin[position * half + i] * scale;
+    const float x = from[i], y = from[i + half];
+    to[i] = x * c - y * s;
+    to[i + half] = y * c + x * s;
+  }
 }
 
 /// C[i][j] (+)= sum_k A(i, k) B[k][j] for a block of kRows x (kVectors * 16), held in registers.
