@@ -1,5 +1,5 @@
-// Attention of one new token per row over that row's cached keys and values: the heart of sampling,
-// bound by memory.
+// Attention of one new token per row over the keys and values cached for that row. Sampling spends
+// its time here, waiting for memory.
 
 #include <ATen/Parallel.h>
 #include <sys/mman.h>
@@ -16,25 +16,24 @@ using torch::Tensor;
 using vec::f32x16;
 using vec::kLanes;
 
-/// Sampling jumps through the whole cache at every token: 2 MiB pages spare it most address
+/// Sampling jumps through the whole cache at every token. Pages of 2 MiB save most of the address
 /// translations.
-void ask_for_huge_pages(const Tensor& tensor) {
+void request_huge_pages(const Tensor& tensor) {
   constexpr uintptr_t kPage = 4096;
-  const auto begin = (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + kPage - 1) / kPage * kPage;
-  const auto end =
-      (reinterpret_cast<uintptr_t>(tensor.data_ptr()) + tensor.nbytes()) / kPage * kPage;
-  if (begin < end)
-    madvise(reinterpret_cast<void*>(begin), end - begin,
-            MADV_HUGEPAGE);  // a hint: failing costs nothing
+  auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr()), end = begin + tensor.nbytes();
+  begin = (begin + kPage - 1) / kPage * kPage;
+  end = end / kPage * kPage;
+  // A hint: if the system declines, nothing is lost.
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
-/// Asks for `size` floats to come into the second-level cache.
+/// Starts loading `size` floats into the second-level cache.
 void prefetch(const float* from, int64_t size) {
   for (int64_t i = 0; i < size; i += kLanes)
     __builtin_prefetch(from + i, /*write=*/0, /*locality=*/2);
 }
 
-/// scores[t] = query . key_t for t in [0, length), sixteen positions of a block side by side.
+/// scores[t] = query . key_t for t in [0, length); the sixteen positions of a block at once.
 void score_keys(const float* query, const float* keys, int64_t length, int64_t dim, float* scores) {
   for (int64_t t = 0; t < length; t += kLanes, keys += dim * kLanes) {
     f32x16 sums[4] = {};  // four chains hide the latency of the multiply-add
@@ -66,11 +65,11 @@ KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
                  const torch::TensorOptions& options) {
   const int64_t padded = vec::round_up(capacity);
   const int64_t block = vec::applies(options, shape.head_dim) ? kLanes : padded;
-  // Zeros, not garbage: the reference multiplies masked keys by zero weights, and 0 * nan is nan.
+  // Zeroed: the reference implementation reads unwritten values with weight 0, and 0 * nan is nan.
   keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
   values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
-  for (torch::Tensor* tensor : {&keys, &values}) {
-    if (options.device().is_cpu()) ask_for_huge_pages(*tensor);
+  for (Tensor* tensor : {&keys, &values}) {
+    if (options.device().is_cpu()) request_huge_pages(*tensor);
     tensor->zero_();
   }
 }
@@ -81,13 +80,13 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
   TORCH_CHECK(qkv.dim() == 2 && qkv.size(1) == shape.qkv_width() && qkv.is_contiguous(),
               "cached_attention: want contiguous (B, ", shape.qkv_width(), "), got ", qkv.sizes());
   TORCH_CHECK(rows.size(0) == qkv.size(0) && positions.size(0) == qkv.size(0),
-              "cached_attention: one row and position a token");
-  if (!vec::applies(qkv.options(), shape.head_dim)) {
+              "cached_attention: want one row and one position per token, got ", rows.sizes(),
+              " and ", positions.sizes(), " for ", qkv.size(0), " tokens");
+  if (!vec::applies(qkv.options(), shape.head_dim))
     return cached_attention_reference(cache, qkv, rope, shape, rows, positions, length);
-  }
-  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads,
-                capacity = cache.capacity();
-  const int64_t heads_per_kv = shape.num_heads / kv_heads, width = shape.qkv_width();
+
+  const int64_t batch = qkv.size(0), dim = shape.head_dim, kv_heads = shape.num_kv_heads;
+  const int64_t heads_per_kv = shape.num_heads / kv_heads, head_size = cache.capacity() * dim;
   Tensor output = torch::empty({batch, shape.num_heads * dim}, qkv.options());
   const float *from = qkv.data_ptr<float>(), *cos = rope.cos.data_ptr<float>(),
               *sin = rope.sin.data_ptr<float>();
@@ -95,27 +94,29 @@ Tensor cached_attention(KvCache& cache, const Tensor& qkv, const Rope& rope,
   float *all_keys = cache.keys.data_ptr<float>(), *all_values = cache.values.data_ptr<float>();
   float* to = output.data_ptr<float>();
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+  // One item is one key-value head of one row; its keys and its values start here in the cache.
+  const auto offset = [&](int64_t item) {
+    return (row_of[item / kv_heads] * kv_heads + item % kv_heads) * head_size;
+  };
 
   at::parallel_for(0, batch * kv_heads, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
-    std::vector<float> scores(length + kLanes), rotated(dim);
+    std::vector<float> scores(vec::round_up(length)), rotated(dim);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / kv_heads, kv_head = item % kv_heads, position = position_of[b];
-      const float* token = from + b * width;
-      float* keys = all_keys + (row_of[b] * kv_heads + kv_head) * capacity * dim;
-      float* values = all_values + (row_of[b] * kv_heads + kv_head) * capacity * dim;
-      if (item + 1 < end) {  // each item reads memory that nobody has read since the last step:
-                             // fetch it one item ahead
-        const int64_t next = row_of[(item + 1) / kv_heads] * kv_heads + (item + 1) % kv_heads;
-        const int64_t size = (position_of[(item + 1) / kv_heads] + kLanes) / kLanes * kLanes * dim;
-        prefetch(all_keys + next * capacity * dim, size);
-        prefetch(all_values + next * capacity * dim, size);
+      const float* token = from + b * shape.qkv_width();
+      float* keys = all_keys + offset(item);      // (capacity / 16, D, 16)
+      float* values = all_values + offset(item);  // (capacity, D)
+      if (item + 1 < end) {
+        // The last step left this memory cold, so each item fetches what the next one reads.
+        const int64_t size = vec::round_up(position_of[(item + 1) / kv_heads] + 1) * dim;
+        prefetch(all_keys + offset(item + 1), size);
+        prefetch(all_values + offset(item + 1), size);
       }
-      vec::rotate(token + (shape.num_heads + kv_head) * dim, cos, sin, position, dim, 1.0F,
-                  rotated.data());
-      float* key = keys + position / kLanes * dim * kLanes + position % kLanes;
+      vec::rotate(token + shape.key_column(kv_head), cos, sin, position, dim, 1.0F, rotated.data());
+      float* key = keys + position / kLanes * kLanes * dim + position % kLanes;
       for (int64_t d = 0; d < dim; ++d) key[d * kLanes] = rotated[d];
-      std::copy_n(token + (shape.num_heads + kv_heads + kv_head) * dim, dim,
-                  values + position * dim);
+      std::copy_n(token + shape.value_column(kv_head), dim, values + position * dim);
+
       for (int64_t head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; ++head) {
         vec::rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
         score_keys(rotated.data(), keys, position + 1, dim, scores.data());

@@ -13,13 +13,14 @@
 
 namespace tiny_zero {
 
+/// Columns of `qkv`: H query heads, K key heads, K value heads, each of width D.
 struct AttentionShape {
   int64_t num_heads;     // H
   int64_t num_kv_heads;  // K; H / K query heads share a key and value head
-  int64_t head_dim;      // D, a multiple of 16 for the fused code
-  int64_t qkv_width() const {
-    return (num_heads + 2 * num_kv_heads) * head_dim;
-  }  // columns: q heads, k heads, v heads
+  int64_t head_dim;      // D; the fused code wants a multiple of 16
+  int64_t qkv_width() const { return value_column(num_kv_heads); }
+  int64_t key_column(int64_t kv_head) const { return (num_heads + kv_head) * head_dim; }
+  int64_t value_column(int64_t kv_head) const { return key_column(num_kv_heads + kv_head); }
 };
 
 /// cos and sin of the rotary angles, (positions, D / 2) float32 each.   [RoFormer; Qwen2.5 pairs i

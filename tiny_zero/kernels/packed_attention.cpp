@@ -1,6 +1,6 @@
-// Causal attention over packed sequences of any length. One work item is one key-value head of one
-// sequence: its keys and values stay in the cache while tiles of query rows pass by, so T x T
-// scores never reach memory.
+// Causal attention over packed sequences of any length. A work item is one key-value head of one
+// sequence: its keys and values stay in the processor's cache while tiles of query rows pass by, so
+// the (T, T) scores never reach memory.
 
 #include <ATen/Parallel.h>
 
@@ -18,10 +18,10 @@ using torch::autograd::tensor_list;
 using vec::f32x16;
 using vec::kLanes;
 
-constexpr int64_t kTileRows =
-    30;  // query rows a tile: a multiple of the six rows that matmul_block() holds
+constexpr int64_t kTileRows = 30;  // query rows per tile, a multiple of matmul's blocks of six
 
-/// Scratch of one thread, grown on demand and kept. Contents are unspecified unless `zeroed`.
+/// Scratch memory of one thread, grown on demand and kept. Contents are unspecified unless
+/// `zeroed`.
 struct Scratch {
   std::vector<float> memory;
   float* get(int64_t size, bool zeroed = false) {
@@ -40,41 +40,46 @@ void transpose(const float* from, int64_t from_row, int64_t length, int64_t dim,
   }
 }
 
-/// Everything the two passes share: where a head's rows stand in the packed tensors.
-struct Geometry {
+/// One key-value head of one sequence.
+struct Item {
+  int64_t first, length;                // its tokens are rows first .. first + length
+  int64_t key_column, value_column;     // of its key and value head in qkv
+  int64_t query_head, query_heads_end;  // the query heads that it serves
+};
+
+/// What both passes need to know of the packed tensors.
+struct Layout {
   AttentionShape shape;
-  const std::vector<int64_t>& starts;
   const float *cos, *sin;  // (positions, D / 2)
+  const int64_t width = shape.qkv_width(), out_width = shape.num_heads * shape.head_dim;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
 
-  int64_t items() const { return static_cast<int64_t>(starts.size() - 1) * shape.num_kv_heads; }
-  int64_t sequence(int64_t item) const { return item / shape.num_kv_heads; }
-  int64_t kv_head(int64_t item) const { return item % shape.num_kv_heads; }
-  int64_t first(int64_t item) const { return starts[sequence(item)]; }
-  int64_t length(int64_t item) const { return starts[sequence(item) + 1] - starts[sequence(item)]; }
-  int64_t heads_per_kv() const { return shape.num_heads / shape.num_kv_heads; }
-  int64_t key_column(int64_t kv_head) const { return (shape.num_heads + kv_head) * shape.head_dim; }
-  int64_t value_column(int64_t kv_head) const {
-    return (shape.num_heads + shape.num_kv_heads + kv_head) * shape.head_dim;
-  }
-
-  /// Copies a head's (length, D) rows out of the packed tensor, rotated and times `scale`.
-  void gather_rotated(const float* from, int64_t length, float scale, float* to) const {
-    for (int64_t t = 0; t < length; ++t) {
-      vec::rotate(from + t * shape.qkv_width(), cos, sin, t, shape.head_dim, scale,
-                  to + t * shape.head_dim);
+  template <class Body>
+  void for_each_item(const std::vector<int64_t>& starts, const Body& body) const {
+    const int64_t kv_heads = shape.num_kv_heads, group = shape.num_heads / kv_heads;
+    const int64_t items = static_cast<int64_t>(starts.size() - 1) * kv_heads;
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t i = 0; i < items; ++i) {
+      const int64_t s = i / kv_heads, kv_head = i % kv_heads;
+      body(Item{starts[s], starts[s + 1] - starts[s], shape.key_column(kv_head),
+                shape.value_column(kv_head), kv_head * group, (kv_head + 1) * group});
     }
   }
-  /// The transpose of gather_rotated(), which is the rotation backwards.
-  void scatter_unrotated(const float* from, int64_t length, float scale, float* to) const {
-    for (int64_t t = 0; t < length; ++t) {
-      vec::rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, scale,
-                      to + t * shape.qkv_width());
-    }
+  /// Copies the (length, D) rows of a head out of the packed tensor, rotated and times `factor`.
+  void gather_rotated(const float* from, int64_t length, float factor, float* to) const {
+    for (int64_t t = 0; t < length; ++t)
+      vec::rotate(from + t * width, cos, sin, t, shape.head_dim, factor, to + t * shape.head_dim);
+  }
+  /// The transpose of gather_rotated(): the gradient rotates back.
+  void scatter_unrotated(const float* from, int64_t length, float factor, float* to) const {
+    for (int64_t t = 0; t < length; ++t)
+      vec::rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, factor,
+                      to + t * width);
   }
 };
 
-/// Softmax of the tile's rows in place; row i sees keys 0..first + i, the rest up to `padded`
-/// becomes 0.
+/// Scores to probabilities, in place. Row i sees the keys 0 .. first + i; the rest, up to `padded`,
+/// gets 0. `log_sum_exp` has one number per row, `stride` apart.
 void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, float* log_sum_exp,
                     int64_t stride) {
   for (int64_t i = 0; i < rows; ++i) {
@@ -86,47 +91,61 @@ void causal_softmax(float* scores, int64_t rows, int64_t first, int64_t padded, 
   }
 }
 
+/// Scores to probabilities P = exp(S - log_sum_exp), and the gradient dP of those to that of the
+/// scores, dS = P (dP - rowsum(P dP)); both in place, rows as in causal_softmax().
+void causal_softmax_backward(float* scores, float* grads, int64_t rows, int64_t first,
+                             int64_t padded, const float* log_sum_exp, int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float *p = scores + i * padded, *ds = grads + i * padded;
+    const float row_lse = log_sum_exp[i * stride];
+    const int64_t seen = first + i + 1;
+    for (int64_t j = 0; j < seen; j += kLanes)
+      vec::store(p + j, vec::exp(vec::load(p + j) - row_lse));
+    std::fill(p + seen, p + padded, 0.0F);
+    f32x16 sums{};
+    for (int64_t j = 0; j < seen; j += kLanes) sums += vec::load(p + j) * vec::load(ds + j);
+    const float delta = vec::sum(sums);
+    for (int64_t j = 0; j < padded; j += kLanes)
+      vec::store(ds + j, vec::load(p + j) * (vec::load(ds + j) - delta));
+  }
+}
+
 struct PackedAttention : torch::autograd::Function<PackedAttention> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos,
                         const Tensor& sin, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
     const Tensor qkv = input.contiguous();
-    const int64_t width = shape.qkv_width(), dim = shape.head_dim,
-                  out_width = shape.num_heads * dim;
+    const Layout at{shape, cos.data_ptr<float>(), sin.data_ptr<float>()};
+    const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor output = torch::empty({qkv.size(0), out_width}, qkv.options());
     Tensor log_sum_exp = torch::empty({qkv.size(0), shape.num_heads}, qkv.options());
-    const Geometry at{shape, starts, cos.data_ptr<float>(), sin.data_ptr<float>()};
-    const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
     const float* from = qkv.data_ptr<float>();
     float *to = output.data_ptr<float>(), *lse = log_sum_exp.data_ptr<float>();
 
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t item = 0; item < at.items(); ++item) {
+    at.for_each_item(starts, [&](const Item& item) {
       thread_local Scratch rotated_memory, keys_memory, scores_memory;
-      const int64_t first = at.first(item), length = at.length(item),
-                    padded = vec::round_up(length);
-      const float* rows = from + first * width;
-      float* rotated = rotated_memory.get(length * dim);
-      float* keys = keys_memory.get(dim * padded);  // (D, T)
-      at.gather_rotated(rows + at.key_column(at.kv_head(item)), length, 1.0F, rotated);
+      const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
+      const float* rows = from + first * width;           // (T, width)
+      const float* values = rows + item.value_column;     // (T, D) with stride `width`
+      float* rotated = rotated_memory.get(length * dim);  // (T, D): the keys, then the queries
+      float* keys = keys_memory.get(dim * padded);        // (D, T padded)
+      at.gather_rotated(rows + item.key_column, length, 1.0F, rotated);
       transpose(rotated, dim, length, dim, keys, padded);
-      const float* values = rows + at.value_column(at.kv_head(item));
-      for (int64_t h = 0; h < at.heads_per_kv(); ++h) {
-        const int64_t head = at.kv_head(item) * at.heads_per_kv() + h;
-        float* queries = rotated;  // the rotated keys are in `keys` by now
-        at.gather_rotated(rows + head * dim, length, scale, queries);
+      for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
+        at.gather_rotated(rows + head * dim, length, at.scale, rotated);
         for (int64_t i = 0; i < length; i += kTileRows) {
-          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
-                        stride = vec::round_up(seen);
-          float* scores = scores_memory.get(tile * stride);
-          vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys, padded, scores, stride);
+          // Causal: query rows i .. i + tile see the first `seen` keys.
+          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
+          const int64_t stride = vec::round_up(seen);
+          float* scores = scores_memory.get(tile * stride);  // (tile, seen)
+          vec::matmul(tile, seen, dim, {rotated + i * dim, dim}, {keys, padded}, scores, stride);
           causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head,
                          shape.num_heads);
-          vec::matmul(tile, dim, seen, scores, stride, 1, values, width,
+          vec::matmul(tile, dim, seen, {scores, stride}, {values, width},
                       to + (first + i) * out_width + head * dim, out_width);
         }
       }
-    }
+    });
     context->save_for_backward({qkv, log_sum_exp, cos, sin});
     context->saved_data["starts"] = starts;
     context->saved_data["shape"] =
@@ -134,78 +153,62 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
     return output;
   }
 
-  /// P = exp(S - lse);  dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(P dP)),  dQ = dS K,  dK =
-  /// dS^T Q.
+  /// With P = exp(S - log_sum_exp) computed anew:
+  ///   dV = P^T dO,  dP = dO V^T,  dS = P (dP - rowsum(P dP)),  dQ = dS K,  dK = dS^T Q
   static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
     const auto saved = context->get_saved_variables();
     const auto starts = context->saved_data["starts"].toIntVector(),
                dims = context->saved_data["shape"].toIntVector();
     const AttentionShape shape{dims[0], dims[1], dims[2]};
     const Tensor qkv = saved[0], upstream = grads[0].contiguous();
-    const int64_t width = shape.qkv_width(), dim = shape.head_dim,
-                  out_width = shape.num_heads * dim;
+    const Layout at{shape, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
+    const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor gradient = torch::empty_like(qkv);
-    const Geometry at{shape, starts, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
-    const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
     const float *from = qkv.data_ptr<float>(), *lse = saved[1].data_ptr<float>(),
                 *up = upstream.data_ptr<float>();
     float* to = gradient.data_ptr<float>();
 
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t item = 0; item < at.items(); ++item) {
+    at.for_each_item(starts, [&](const Item& item) {
       thread_local Scratch memory[9];
-      const int64_t first = at.first(item), length = at.length(item),
-                    padded = vec::round_up(length);
-      const float *rows = from + first * width, *values = rows + at.value_column(at.kv_head(item));
-      float* grad_rows = to + first * width;
+      const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
+      const float *rows = from + first * width, *values = rows + item.value_column;
+      float* grad_rows = to + first * width;  // (T, width), as `rows`
       float *keys = memory[0].get(length * dim), *keys_t = memory[1].get(dim * padded);
-      float *values_t = memory[2].get(dim * padded), *queries = memory[3].get(length * dim);
-      float *grad_keys = memory[4].get(length * dim, /*zeroed=*/true),
-            *grad_queries = memory[5].get(length * dim);
-      float* grad_values = memory[6].get(length * dim, /*zeroed=*/true);
-      at.gather_rotated(rows + at.key_column(at.kv_head(item)), length, 1.0F, keys);
+      float *queries = memory[2].get(length * dim), *values_t = memory[3].get(dim * padded);
+      float *grad_queries = memory[4].get(length * dim),
+            *grad_keys = memory[5].get(length * dim, /*zeroed=*/true),
+            *grad_values = memory[6].get(length * dim, /*zeroed=*/true);
+      at.gather_rotated(rows + item.key_column, length, 1.0F, keys);
       transpose(keys, dim, length, dim, keys_t, padded);
       transpose(values, width, length, dim, values_t, padded);
-      for (int64_t h = 0; h < at.heads_per_kv(); ++h) {
-        const int64_t head = at.kv_head(item) * at.heads_per_kv() + h;
-        at.gather_rotated(rows + head * dim, length, scale, queries);
+      for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
+        at.gather_rotated(rows + head * dim, length, at.scale, queries);
         for (int64_t i = 0; i < length; i += kTileRows) {
-          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile,
-                        stride = vec::round_up(seen);
-          float *probs = memory[7].get(tile * stride), *grad_scores = memory[8].get(tile * stride);
-          const float* grad_out = up + (first + i) * out_width + head * dim;
-          vec::matmul(tile, seen, dim, queries + i * dim, dim, 1, keys_t, padded, probs, stride);
-          vec::matmul(tile, seen, dim, grad_out, out_width, 1, values_t, padded, grad_scores,
+          const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
+          const int64_t stride = vec::round_up(seen);
+          float* probs = memory[7].get(tile * stride);        // (tile, seen): S, then P
+          float* grad_scores = memory[8].get(tile * stride);  // (tile, seen): dP, then dS
+          const float* query = queries + i * dim;             // (tile, D)
+          const float* grad_out = up + (first + i) * out_width + head * dim;  // (tile, D)
+          vec::matmul(tile, seen, dim, {query, dim}, {keys_t, padded}, probs, stride);
+          vec::matmul(tile, seen, dim, {grad_out, out_width}, {values_t, padded}, grad_scores,
                       stride);
-          for (int64_t r = 0; r < tile; ++r) {
-            float *p = probs + r * stride, *ds = grad_scores + r * stride;
-            const float row_lse = lse[(first + i + r) * shape.num_heads + head];
-            const int64_t visible = i + r + 1, full = vec::round_up(visible);
-            for (int64_t j = 0; j < full; j += kLanes)
-              vec::store(p + j, vec::exp(vec::load(p + j) - row_lse));
-            std::fill(p + visible, p + stride, 0.0F);
-            f32x16 sums{};
-            for (int64_t j = 0; j < full; j += kLanes) sums += vec::load(p + j) * vec::load(ds + j);
-            const float delta = vec::sum(sums);
-            for (int64_t j = 0; j < stride; j += kLanes) {
-              vec::store(ds + j, vec::load(p + j) * (vec::load(ds + j) - delta));
-            }
-          }
-          vec::matmul(tile, dim, seen, grad_scores, stride, 1, keys, dim, grad_queries + i * dim,
+          causal_softmax_backward(probs, grad_scores, tile, i, stride,
+                                  lse + (first + i) * shape.num_heads + head, shape.num_heads);
+          vec::matmul(tile, dim, seen, {grad_scores, stride}, {keys, dim}, grad_queries + i * dim,
                       dim);
-          vec::matmul<true>(seen, dim, tile, grad_scores, 1, stride, queries + i * dim, dim,
-                            grad_keys, dim);
-          vec::matmul<true>(seen, dim, tile, probs, 1, stride, grad_out, out_width, grad_values,
+          // Keys and values gather from every tile and every head; stride and 1 swapped transpose.
+          vec::matmul<true>(seen, dim, tile, {grad_scores, 1, stride}, {query, dim}, grad_keys,
+                            dim);
+          vec::matmul<true>(seen, dim, tile, {probs, 1, stride}, {grad_out, out_width}, grad_values,
                             dim);
         }
-        at.scatter_unrotated(grad_queries, length, scale, grad_rows + head * dim);
+        at.scatter_unrotated(grad_queries, length, at.scale, grad_rows + head * dim);
       }
-      at.scatter_unrotated(grad_keys, length, 1.0F, grad_rows + at.key_column(at.kv_head(item)));
-      for (int64_t t = 0; t < length; ++t) {
-        std::copy_n(grad_values + t * dim, dim,
-                    grad_rows + t * width + at.value_column(at.kv_head(item)));
-      }
-    }
+      at.scatter_unrotated(grad_keys, length, 1.0F, grad_rows + item.key_column);
+      for (int64_t t = 0; t < length; ++t)
+        std::copy_n(grad_values + t * dim, dim, grad_rows + t * width + item.value_column);
+    });
     return {gradient, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
