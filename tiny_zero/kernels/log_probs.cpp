@@ -1,4 +1,5 @@
-// From hidden states to the log-probability of a token: the language-model head, scored.
+// Log-probabilities of given tokens under the language-model head, without the (N, V) logits: a
+// chunk of rows at a time, computed once more in the backward pass.
 
 #include "tiny_zero/kernels/kernels.h"
 
@@ -9,8 +10,20 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-constexpr int64_t kChunkElements = int64_t{1}
-                                   << 25;  // logits that exist at once: 128 MiB in float32
+constexpr int64_t kChunkElements = 1 << 25;  // logits that exist at once: 128 MiB in float32
+
+/// Calls body(first row, number of rows) for each chunk.
+template <class Body>
+void for_chunks(int64_t rows, int64_t vocab_size, const Body& body) {
+  const int64_t chunk = std::max<int64_t>(1, kChunkElements / vocab_size);
+  for (int64_t begin = 0; begin < rows; begin += chunk) body(begin, std::min(chunk, rows - begin));
+}
+
+/// log softmax(hidden weight^T / temperature) of one chunk, (count, vocab_size) float32.
+Tensor log_softmax_of(const Tensor& hidden, const Tensor& weight, double temperature,
+                      int64_t vocab_size) {
+  return torch::log_softmax(head_logits(hidden, weight, vocab_size).div_(temperature), /*dim=*/-1);
+}
 
 struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
   static tensor_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
@@ -20,12 +33,11 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
     Tensor log_probs = torch::empty({rows}, hidden.options().dtype(torch::kFloat32));
     Tensor entropies = torch::empty({with_entropy ? rows : 0}, log_probs.options());
     for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
-      const Tensor logits =
-          head_logits(hidden.narrow(0, begin, count), weight, vocab_size).div_(temperature);
-      const Tensor all = torch::log_softmax(logits, /*dim=*/-1);
-      log_probs.narrow(0, begin, count)
-          .copy_(all.gather(1, targets.narrow(0, begin, count).unsqueeze(1)).squeeze(1));
-      if (with_entropy) entropies.narrow(0, begin, count).copy_(-(all.exp() * all).sum(/*dim=*/-1));
+      const Tensor chunk = hidden.narrow(0, begin, count);
+      const Tensor target = targets.narrow(0, begin, count).unsqueeze(1);  // (count, 1)
+      const Tensor log_p = log_softmax_of(chunk, weight, temperature, vocab_size);
+      log_probs.narrow(0, begin, count).copy_(log_p.gather(1, target).squeeze(1));
+      if (with_entropy) entropies.narrow(0, begin, count).copy_(-(log_p.exp() * log_p).sum(-1));
     });
     context->save_for_backward({hidden, weight, targets});
     context->saved_data["temperature"] = temperature;
@@ -33,8 +45,8 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
     return {log_probs, entropies};
   }
 
-  /// With p = softmax(z), H its entropy:  d log p_y / dz = onehot(y) - p,   dH / dz = -p (log p +
-  /// H).
+  /// With z the logits over the temperature, p = softmax(z) and H its entropy:
+  ///   d log p_y / dz = onehot(y) - p,   dH / dz = -p (log p + H)
   static tensor_list backward(AutogradContext* context, const tensor_list& grads) {
     const auto saved = context->get_saved_variables();
     const Tensor hidden = saved[0], weight = saved[1], targets = saved[2];
@@ -45,13 +57,13 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
            grad_weight = torch::zeros_like(weight, torch::kFloat32);
     for_chunks(rows, vocab_size, [&](int64_t begin, int64_t count) {
       const Tensor chunk = hidden.narrow(0, begin, count);
-      const Tensor log_p =
-          torch::log_softmax(head_logits(chunk, weight, vocab_size).div_(temperature), /*dim=*/-1);
+      const Tensor target = targets.narrow(0, begin, count).unsqueeze(1);  // (count, 1)
+      const Tensor log_p = log_softmax_of(chunk, weight, temperature, vocab_size);
       const Tensor p = log_p.exp();
-      Tensor slope = torch::zeros_like(p);
+      Tensor slope = torch::zeros_like(p);  // (count, vocab_size): gradient of the logits
       if (grads[0].defined()) {
         const Tensor g = grads[0].narrow(0, begin, count).unsqueeze(1);
-        slope.sub_(p * g).scatter_add_(1, targets.narrow(0, begin, count).unsqueeze(1), g);
+        slope.sub_(p * g).scatter_add_(1, target, g);
       }
       if (grads[1].defined() && grads[1].numel() > 0) {
         const Tensor entropy = -(p * log_p).sum(/*dim=*/-1, /*keepdim=*/true);
@@ -63,13 +75,6 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
     });
     return {grad_hidden, grad_weight.to(weight.scalar_type()), Tensor(), Tensor(), Tensor(),
             Tensor()};
-  }
-
-  template <class Body>
-  static void for_chunks(int64_t rows, int64_t vocab_size, const Body& body) {
-    const int64_t chunk = std::max<int64_t>(1, kChunkElements / vocab_size);
-    for (int64_t begin = 0; begin < rows; begin += chunk)
-      body(begin, std::min(chunk, rows - begin));
   }
 };
 
