@@ -1,5 +1,5 @@
-// The fused kernels against their plain twins, the twins against numbers worked by hand, the
-// sampler against known laws.
+// The fused kernels against their reference implementations, those against numbers worked by hand,
+// the sampler against known distributions.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <doctest/doctest.h>
@@ -16,8 +16,8 @@ using torch::indexing::Slice;
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-const std::vector<int64_t> kLengths{1,  2,  15, 16,
-                                    17, 31, 97, 300};  // around the 16 lanes and the 30-row tiles
+// Lengths around the 16 lanes and the 30-row tiles.
+const std::vector<int64_t> kLengths{1, 2, 15, 16, 17, 31, 97, 300};
 
 Tensor noise(at::IntArrayRef shape, uint64_t seed) {
   return torch::randn(shape, at::detail::createCPUGenerator(seed), torch::TensorOptions());
@@ -45,10 +45,10 @@ std::vector<int64_t> starts_of(const std::vector<int64_t>& lengths) {
 }
 
 /// Checks that two functions agree in value and in the gradients of all inputs.
-template <class Fused, class Twin>
-void check_twins(const Fused& fused, const Twin& twin, std::vector<Tensor> inputs) {
+template <class Fused, class Reference>
+void check_equal(const Fused& fused, const Reference& reference, std::vector<Tensor> inputs) {
   for (auto& input : inputs) input.requires_grad_();
-  const Tensor y = fused(), expected = twin();
+  const Tensor y = fused(), expected = reference();
   CHECK(largest_difference(y, expected) < 1e-5);
   const Tensor upstream = noise(y.sizes(), 99);
   const auto grads = torch::autograd::grad({y}, inputs, {upstream});
@@ -72,7 +72,7 @@ TEST_CASE("attention of two tokens worked by hand") {
   CHECK(largest_difference(attended, expected) < 1e-6);
 }
 
-TEST_CASE("packed_attention equals its twin for all head sizes, groupings and lengths") {
+TEST_CASE("packed_attention equals its reference for all head sizes, groupings and lengths") {
   const auto starts = starts_of(kLengths);
   for (const AttentionShape shape :
        {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}, {7, 1, 16}, {3, 3, 64}}) {
@@ -80,12 +80,12 @@ TEST_CASE("packed_attention equals its twin for all head sizes, groupings and le
     CAPTURE(shape.head_dim);
     const Rope rope = make_rope(300, shape.head_dim);
     const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 1);
-    check_twins([&] { return packed_attention(qkv, rope, starts, shape); },
+    check_equal([&] { return packed_attention(qkv, rope, starts, shape); },
                 [&] { return packed_attention_reference(qkv, rope, starts, shape); }, {qkv});
   }
 }
 
-TEST_CASE("packed_attention's gradient is the slope of its value") {
+TEST_CASE("packed_attention's gradient agrees with finite differences") {
   const AttentionShape shape{2, 1, 16};
   const Rope rope = make_rope(18, shape.head_dim);
   const std::vector<int64_t> starts{0, 5, 23};
@@ -97,10 +97,10 @@ TEST_CASE("packed_attention's gradient is the slope of its value") {
   const Tensor gradient = torch::autograd::grad({value(qkv)}, {qkv})[0];
   for (uint64_t seed = 10; seed < 15; ++seed) {
     const Tensor direction = noise(qkv.sizes(), seed);
-    const double h = 4e-3, promised = (gradient * direction).sum().item<double>();
+    const double h = 4e-3, expected = (gradient * direction).sum().item<double>();
     const double slope =
         (value(qkv + h * direction) - value(qkv - h * direction)).item<double>() / (2 * h);
-    CHECK(slope == doctest::Approx(promised).epsilon(2e-3).scale(10));
+    CHECK(slope == doctest::Approx(expected).epsilon(2e-3).scale(10));
   }
 }
 
@@ -119,7 +119,7 @@ TEST_CASE("a packed sequence sees nothing of its neighbours, not even nan [T23]"
                      alone_gradient));
 }
 
-TEST_CASE("cached_attention, token by token, equals packed_attention and its twin") {
+TEST_CASE("cached_attention, token by token, equals packed_attention and its reference") {
   for (const AttentionShape shape : {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}}) {
     const std::vector<int64_t> lengths{1, 17, 40, 16}, row_of{3, 0, 4, 1},
         starts = starts_of(lengths);
@@ -129,9 +129,9 @@ TEST_CASE("cached_attention, token by token, equals packed_attention and its twi
     KvCache cache(5, 40, shape, torch::kFloat32);
     cache.keys.fill_(50.0);  // what earlier responses left behind
     cache.values.fill_(1e4);
-    KvCache twin_cache = cache;
-    twin_cache.keys = cache.keys.clone();
-    twin_cache.values = cache.values.clone();
+    KvCache reference_cache = cache;
+    reference_cache.keys = cache.keys.clone();
+    reference_cache.values = cache.values.clone();
     for (int64_t t = 0; t < 40; ++t) {
       std::vector<int64_t> tokens, rows;
       for (size_t s = 0; s < lengths.size(); ++s) {
@@ -144,16 +144,16 @@ TEST_CASE("cached_attention, token by token, equals packed_attention and its twi
       const Tensor token_qkv = qkv.index_select(0, index), wanted = expected.index_select(0, index);
       CHECK(largest_difference(cached_attention(cache, token_qkv, rope, shape, row_ids, at, t + 1),
                                wanted) < 1e-5);
-      CHECK(largest_difference(
-                cached_attention_reference(twin_cache, token_qkv, rope, shape, row_ids, at, t + 1),
-                wanted) < 1e-5);
+      CHECK(largest_difference(cached_attention_reference(reference_cache, token_qkv, rope, shape,
+                                                          row_ids, at, t + 1),
+                               wanted) < 1e-5);
     }
-    CHECK(largest_difference(cache.keys, twin_cache.keys) < 1e-5);
-    CHECK(torch::equal(cache.values, twin_cache.values));
+    CHECK(largest_difference(cache.keys, reference_cache.keys) < 1e-5);
+    CHECK(torch::equal(cache.values, reference_cache.values));
   }
 }
 
-TEST_CASE("rms_norm equals its twin and the hand calculation") {
+TEST_CASE("rms_norm equals its reference and the hand calculation") {
   const Tensor by_hand =
       torch::tensor({{3.0F / 3.535534F, 2.0F * 4.0F / 3.535534F}});  // rms of (3, 4): sqrt(12.5)
   CHECK(largest_difference(
@@ -163,25 +163,26 @@ TEST_CASE("rms_norm equals its twin and the hand calculation") {
     CAPTURE(rows);
     for (const double scale : {1.0, 1e-3}) {  // small rows show the eps
       const Tensor x = noise({rows, width}, 7) * scale, weight = noise({width}, 8);
-      check_twins([&] { return rms_norm(x, weight, 1e-6); },
+      check_equal([&] { return rms_norm(x, weight, 1e-6); },
                   [&] { return rms_norm_reference(x, weight, 1e-6); }, {x, weight});
     }
   }
 }
 
-TEST_CASE("swiglu equals its twin and the hand calculation, also far from zero") {
+TEST_CASE("swiglu equals its reference and the hand calculation, also far from zero") {
   const Tensor by_hand = torch::tensor({{2.193176F, -0.953623F}});  // silu(1) * 3, silu(-2) * 4
   CHECK(largest_difference(swiglu(torch::tensor({{1.0F, -2.0F, 3.0F, 4.0F}})), by_hand) < 1e-6);
   for (const auto& [rows, width] : {std::pair{1, 16}, {70, 320}, {3, 10}}) {
     Tensor gate_up = noise({rows, 2 * width}, 9);
     gate_up.index_put_({0, Slice(0, 4)}, torch::tensor({200.0F, -200.0F, 30.0F, -30.0F}));
-    check_twins([&] { return swiglu(gate_up); }, [&] { return swiglu_reference(gate_up); },
+    check_equal([&] { return swiglu(gate_up); }, [&] { return swiglu_reference(gate_up); },
                 {gate_up});
   }
 }
 
 TEST_CASE(
-    "token_log_probs equals its twin: log-probs, entropies, gradients, padded vocabulary [T22]") {
+    "token_log_probs equals its reference: log-probs, entropies, gradients, padded vocabulary "
+    "[T22]") {
   constexpr int64_t kVocab = 41;
   const Tensor hidden = noise({37, 24}, 10), weight = noise({50, 24}, 11);
   weight.slice(0, kVocab).fill_(1e3);  // rows that must get no probability
@@ -191,7 +192,7 @@ TEST_CASE(
     const auto joined = [&](const TokenLogProbs& scored) {
       return torch::stack({scored.log_probs, scored.entropies});
     };
-    check_twins(
+    check_equal(
         [&] { return joined(token_log_probs(hidden, weight, targets, temperature, kVocab, true)); },
         [&] {
           return joined(token_log_probs_reference(hidden, weight, targets, temperature, kVocab));
@@ -201,9 +202,10 @@ TEST_CASE(
         token_log_probs(hidden, weight, targets, temperature, kVocab, /*with_entropy=*/false);
     CHECK(lean.entropies.numel() == 0);
     const auto grads = torch::autograd::grad({lean.log_probs.sum()}, {hidden, weight});
-    const auto twin =
+    const auto reference =
         token_log_probs_reference(hidden, weight, targets, temperature, kVocab).log_probs;
-    CHECK(largest_difference(grads[0], torch::autograd::grad({twin.sum()}, {hidden})[0]) < 1e-4);
+    CHECK(largest_difference(grads[0], torch::autograd::grad({reference.sum()}, {hidden})[0]) <
+          1e-4);
     CHECK(grads[1].slice(0, kVocab).abs().max().item<double>() == 0.0);
   }
   const auto flat =
@@ -237,8 +239,8 @@ TEST_CASE("sample_tokens gives log softmax(logits / T), and to each row what it 
     CAPTURE(temperature);
     const auto sampled = sample_tokens(logits, uniforms, temperature, 1.0);
     const double divisor = temperature == 0 ? 1.0 : temperature;
-    const Tensor law = torch::log_softmax(logits.to(torch::kFloat64) / divisor, 1);
-    const Tensor expected = law.gather(1, sampled.ids.unsqueeze(1)).squeeze(1);
+    const Tensor all = torch::log_softmax(logits.to(torch::kFloat64) / divisor, 1);
+    const Tensor expected = all.gather(1, sampled.ids.unsqueeze(1)).squeeze(1);
     CHECK(largest_difference(sampled.log_probs, expected) < 1e-5);
     if (temperature == 0) CHECK(torch::equal(sampled.ids, logits.argmax(1)));
     const auto alone =
@@ -248,26 +250,28 @@ TEST_CASE("sample_tokens gives log softmax(logits / T), and to each row what it 
   }
 }
 
-TEST_CASE("sampled tokens follow the law set by hand") {
-  constexpr int64_t kDraws = 50'000;
-  const Tensor law = torch::tensor({0.5F, 0.25F, 0.125F, 0.125F});
-  const Tensor logits = law.log().expand({kDraws, 4});
+TEST_CASE("sampled tokens follow a distribution set by hand") {
+  constexpr int64_t kSamples = 50'000;
+  const Tensor probs = torch::tensor({0.5F, 0.25F, 0.125F, 0.125F});
+  const Tensor logits = probs.log().expand({kSamples, 4});
   const Tensor uniforms =
-      torch::rand({kDraws}, at::detail::createCPUGenerator(17), torch::kFloat64);
+      torch::rand({kSamples}, at::detail::createCPUGenerator(17), torch::kFloat64);
   const auto frequencies = [&](double temperature) {
     return torch::bincount(sample_tokens(logits, uniforms, temperature, 1.0).ids, {}, 4) /
-           static_cast<double>(kDraws);
+           static_cast<double>(kSamples);
   };
-  CHECK(largest_difference(frequencies(1.0), law) < 0.01);  // 4.5 standard errors of the first
+  CHECK(largest_difference(frequencies(1.0), probs) < 0.01);  // 4.5 standard errors of the first
   const Tensor squared =
       torch::tensor({8.0F / 11, 2.0F / 11, 0.5F / 11, 0.5F / 11});  // temperature 1/2 squares them
   CHECK(largest_difference(frequencies(0.5), squared) < 0.01);
-  const auto inverted = sample_tokens(
-      law.log().expand({4, 4}), torch::tensor({0.0, 0.49, 0.51, 0.99}, torch::kFloat64), 1.0, 1.0);
+  const auto inverted =
+      sample_tokens(probs.log().expand({4, 4}),
+                    torch::tensor({0.0, 0.49, 0.51, 0.99}, torch::kFloat64), 1.0, 1.0);
   CHECK(torch::equal(inverted.ids, torch::tensor({0, 0, 1, 3}, torch::kInt64)));
 }
 
-TEST_CASE("top-p keeps the likeliest tokens and gives the log-probs of the truncated law [T9]") {
+TEST_CASE(
+    "top-p keeps the likeliest tokens and gives log-probs of the truncated distribution [T9]") {
   const Tensor logits = torch::tensor({0.10F, 0.50F, 0.15F, 0.25F}).log().expand({1000, 4});
   const Tensor uniforms = torch::linspace(0.0, 0.999, 1000, torch::kFloat64);
   const auto sampled =
@@ -282,7 +286,7 @@ TEST_CASE("top-p keeps the likeliest tokens and gives the log-probs of the trunc
   CHECK(first_only.log_probs.abs().max().item<double>() < 1e-6);
 }
 
-TEST_CASE("a token without probability is never drawn, whatever the uniform number") {
+TEST_CASE("a token without probability is never sampled, whatever the uniform number") {
   constexpr int64_t kRows = 400;
   for (const bool first : {true, false}) {
     Tensor logits = noise({kRows, 300}, 18);

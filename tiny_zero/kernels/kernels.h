@@ -1,9 +1,9 @@
 #pragma once
-// The model's fused operations. Each is an ordinary differentiable function with a plain LibTorch
-// twin `..._reference` that it must equal; float32 tensors on the CPU take the fused code,
-// everything else the twin.
+// The model's fused operations. Each is an ordinary function with a reference implementation in
+// plain LibTorch, `..._reference`, which it must equal. float32 tensors on the CPU take the fused
+// code, all others the reference implementation.
 //
-// Sequences are packed: the tokens of a batch lie one after another in one (N, ...) tensor, without
+// Sequences are packed: the tokens of a batch follow one another in one (N, ...) tensor without
 // padding, and `starts` (S + 1 offsets) says where each sequence begins.
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -23,8 +23,8 @@ struct AttentionShape {
   int64_t value_column(int64_t kv_head) const { return key_column(num_kv_heads + kv_head); }
 };
 
-/// cos and sin of the rotary angles, (positions, D / 2) float32 each.   [RoFormer; Qwen2.5 pairs i
-/// with i + D / 2]
+/// cos and sin of the rotary angles, (positions, D / 2) float32 each.   [RoFormer]
+/// As in Qwen2.5, i is paired with i + D / 2.
 struct Rope {
   torch::Tensor cos, sin;
 };
@@ -34,24 +34,24 @@ struct Rope {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_reference(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
-/// silu(gate) * up.   @param gate_up (N, 2f), gate first   @return (N, f)
+/// silu(gate) * up.
+/// @param gate_up (N, 2f), gate first   @return (N, f)
 torch::Tensor swiglu(const torch::Tensor& gate_up);
 torch::Tensor swiglu_reference(const torch::Tensor& gate_up);
 
-/// Causal self-attention within each packed sequence; queries and keys are rotated here, positions
-/// count from 0. Scores are scaled by 1 / sqrt(D). Nothing of size T x T is kept for the backward
-/// pass.
-/// @param qkv (N, (H + 2K) D)   @param starts S + 1 increasing offsets from 0 to N   @return (N, H
-/// D)
+/// Causal self-attention within each packed sequence, scores scaled by 1 / sqrt(D). Queries and
+/// keys are rotated here; positions count from 0. The backward pass keeps nothing of size (T, T).
+/// @param qkv (N, (H + 2K) D)   @param starts  S + 1 increasing offsets from 0 to N
+/// @return (N, H D)
 torch::Tensor packed_attention(const torch::Tensor& qkv, const Rope& rope,
                                const std::vector<int64_t>& starts, const AttentionShape& shape);
 torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope,
                                          const std::vector<int64_t>& starts,
                                          const AttentionShape& shape);
 
-/// Keys and values of one layer for `rows` sequences that are being sampled.
-/// Keys lie in blocks of positions, transposed within a block, so that sixteen scores are computed
-/// side by side; the plain layout (D, capacity) is the same with one block.
+/// Keys and values of one layer for `rows` sequences that are being sampled. Keys lie in blocks of
+/// positions, transposed within each block, so that sixteen scores are computed at once. The plain
+/// layout (D, capacity) is the same with a single block.
 struct KvCache {
   torch::Tensor keys;    // (rows, K, capacity / block, D, block), rotated
   torch::Tensor values;  // (rows, K, capacity, D)
@@ -61,19 +61,19 @@ struct KvCache {
   int64_t capacity() const { return values.size(2); }
 };
 
-/// Writes the keys and values of tokens into the cache.
-/// @param qkv (N, (H + 2K) D) before rotation   @param rows, positions  (N,) int64: where each
-/// token goes
+/// Writes the keys and values of N tokens into the cache.
+/// @param qkv (N, (H + 2K) D), not yet rotated
+/// @param rows, positions  (N,) int64: where each token goes
 void store_keys_values(KvCache& cache, const torch::Tensor& qkv, const Rope& rope,
                        const AttentionShape& shape, const torch::Tensor& rows,
                        const torch::Tensor& positions);
 
-/// One new token per row: stores its key and value, then attends to everything the row holds. Not
-/// differentiable.
-/// @param qkv (B, (H + 2K) D)   @param rows, positions  (B,) int64; rows distinct, in order if they
-/// are all
-/// @param length  the largest position + 1, which a GPU would have to be waited for   @return (B, H
-/// D)
+/// One new token per row: stores its key and value, then attends to all positions of that row so
+/// far. Not differentiable.
+/// @param qkv (B, (H + 2K) D), contiguous
+/// @param rows, positions  (B,) int64; rows are distinct, and in order if all rows are present
+/// @param length  the largest position + 1; passed in, because reading it back would stall the GPU
+/// @return (B, H D)
 torch::Tensor cached_attention(KvCache& cache, const torch::Tensor& qkv, const Rope& rope,
                                const AttentionShape& shape, const torch::Tensor& rows,
                                const torch::Tensor& positions, int64_t length);
@@ -83,12 +83,11 @@ torch::Tensor cached_attention_reference(KvCache& cache, const torch::Tensor& qk
 
 struct TokenLogProbs {
   torch::Tensor log_probs;  // (N,) float32, nats
-  torch::Tensor
-      entropies;  // (N,) float32, nats, of the whole distribution; empty unless asked for [T32]
+  torch::Tensor entropies;  // (N,) float32, nats, of the whole distribution [T32], or empty
 };
 
 /// log softmax(hidden weight^T / temperature)[target] per row, in float32 whatever the type of the
-/// inputs. The (N, V) logits exist a chunk of rows at a time, forward and backward [T24].
+/// inputs. Both passes hold the (N, V) logits of only one chunk of rows at a time [T24].
 /// @param hidden (N, d)   @param weight (V', d)   @param targets (N,) int64 in [0, vocab_size)
 /// @param vocab_size  rows of `weight` beyond it are padding and get no probability [T22]
 TokenLogProbs token_log_probs(const torch::Tensor& hidden, const torch::Tensor& weight,
@@ -98,8 +97,9 @@ TokenLogProbs token_log_probs_reference(const torch::Tensor& hidden, const torch
                                         const torch::Tensor& targets, double temperature,
                                         int64_t vocab_size);
 
-/// float32 logits (N, vocab_size) of hidden (N, d) and weight (V', d): the inputs' type is widened,
-/// never the result.
+/// Logits hidden weight^T of the first vocab_size tokens. They are summed in float32 whatever the
+/// type of the inputs: rounding to bfloat16 would lose the differences between likely tokens.
+/// @param hidden (N, d)   @param weight (V', d)   @return (N, vocab_size) float32
 torch::Tensor head_logits(const torch::Tensor& hidden, const torch::Tensor& weight,
                           int64_t vocab_size);
 
@@ -108,11 +108,11 @@ struct SampledTokens {
   torch::Tensor log_probs;  // (B,) float32, nats, under the distribution that was sampled [T8, T9]
 };
 
-/// Draws one token a row by inverting the cumulative distribution at a given uniform number, so a
-/// row's draw does not depend on what else is in the batch. temperature 0: the likeliest token,
-/// log-prob as at temperature 1.
+/// Samples one token per row by inverting the cumulative distribution at a given uniform number, so
+/// the result does not depend on the other rows of the batch. Temperature 0 takes the likeliest
+/// token, with its log-prob at temperature 1.
 /// @param logits (B, V) float32   @param uniforms (B,) float64 in [0, 1)
-/// @param top_p  keep the likeliest tokens until their mass reaches it; 1 keeps all
+/// @param top_p  keeps the likeliest tokens until their probabilities add up to it; 1 keeps all
 SampledTokens sample_tokens(const torch::Tensor& logits, const torch::Tensor& uniforms,
                             double temperature, double top_p);
 
