@@ -1,15 +1,19 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "tasks/countdown/countdown.h"
 #include "tasks/math/math.h"
+#include "tiny_zero/random.h"
 #include "tiny_zero/verbs/evaluate.h"
 
 using namespace tiny_zero;
 
 namespace {
 
-void check_interval(const std::vector<double>& values, double mean, double low, double high) {
-  const Estimate estimate = estimate_mean(values);
+void check_interval(const std::vector<double>& values, int64_t samples, double mean, double low,
+                    double high) {
+  const Estimate estimate = estimate_mean(values, samples);
   CHECK(estimate.mean == doctest::Approx(mean));
   CHECK(estimate.low == doctest::Approx(low).epsilon(1e-4));
   CHECK(estimate.high == doctest::Approx(high).epsilon(1e-4));
@@ -29,23 +33,86 @@ TEST_CASE("pass_at_k by hand") {
 }
 
 TEST_CASE("estimate_mean of right and wrong is Wilson's interval") {
-  check_interval({1, 1, 1, 1, 0, 1, 1, 1, 1, 0}, 0.8, 0.49016,
-                 0.94332);  // 8 of 10, as in the tables
+  // 8 of 10, as in the tables
+  check_interval({1, 1, 1, 1, 0, 1, 1, 1, 1, 0}, /*samples=*/1, 0.8, 0.49016, 0.94332);
 }
 
 TEST_CASE("estimate_mean of equal values is not a point, though their mean is not exact") {
   // z^2 / (n + z^2) = 3.84146 / 13.84146 with n = 10
-  check_interval(std::vector<double>(10, 0.0), 0.0, 0.0, 0.27753);
-  check_interval(std::vector<double>(10, 1.0), 1.0, 0.72247, 1.0);
-  check_interval(std::vector<double>(10, 0.3), 0.3, 0.10779, 0.60322);  // 3 of 10
+  check_interval(std::vector<double>(10, 0.0), /*samples=*/4, 0.0, 0.0, 0.27753);
+  check_interval(std::vector<double>(10, 1.0), /*samples=*/4, 1.0, 0.72247, 1.0);
+  check_interval(std::vector<double>(10, 0.3), /*samples=*/10, 0.3, 0.10779, 0.60322);  // 3 of 10
+  check_interval({0.5}, /*samples=*/4, 0.5, 0.05462, 0.94538);                          // n = 1
 }
 
-TEST_CASE(
-    "estimate_mean: samples of one problem that agree count as one, those that differ as more") {
-  // Per-problem means of ten problems. All 0 or 1: n = 10. 1/4 and 3/4: variance 1/16 is that of 40
-  // coin flips.
-  check_interval({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}, 0.5, 0.23659, 0.76341);
-  check_interval({.25, .75, .25, .75, .25, .75, .25, .75, .25, .75}, 0.5, 0.35200, 0.64800);
+TEST_CASE("estimate_mean counts samples of one problem as one if they agree, as more if not") {
+  // All 0 or 1, four samples each: variance 5/18, design effect 5/18 / 10 / (1/4 / 39) = 4.3333,
+  // t ratio 2.02269 / 2.26216, so n = 40 / 4.3333 * 0.79949 = 7.3799.
+  check_interval({0, 1, 0, 1, 0, 1, 0, 1, 0, 1}, /*samples=*/4, 0.5, 0.20745, 0.79255);
+  // 1/4 and 3/4: a quarter of that variance, so n = 29.520.
+  const std::vector<double> quarters{.25, .75, .25, .75, .25, .75, .25, .75, .25, .75};
+  check_interval(quarters, /*samples=*/4, 0.5, 0.33033, 0.66967);
+  // 9/20 and 11/20 vary less than 20 independent samples would: n = 10 * 20.
+  const std::vector<double> twentieths{.45, .55, .45, .55, .45, .55, .45, .55, .45, .55};
+  check_interval(twentieths, /*samples=*/20, 0.5, 0.43136, 0.56864);
+}
+
+namespace {
+
+/// A Beta(a, b) number: the a-th smallest of a + b - 1 uniform ones. b = 0 is the constant 1/a.
+double beta(int64_t a, int64_t b, Random& random) {
+  if (b == 0) return 1.0 / static_cast<double>(a);
+  std::vector<double> uniform(a + b - 1);
+  for (double& number : uniform) number = unit_interval(random.next());
+  std::sort(uniform.begin(), uniform.end());
+  return uniform[a - 1];
+}
+
+/// How often the interval holds the true mean of pass@j over 2,000 evaluations of `problems`
+/// problems, whose rates are Beta(a, b), with k samples each.
+double coverage(int64_t problems, int64_t k, int64_t j, int64_t a, int64_t b) {
+  double none = 1;  // E[(1 - rate)^j]
+  for (int64_t i = 0; i < j; ++i)
+    none *= b == 0 ? 1 - 1.0 / static_cast<double>(a)
+                   : static_cast<double>(b + i) / static_cast<double>(a + b + i);
+  constexpr uint64_t kRuns = 2000;
+  int64_t held = 0;
+  for (uint64_t run = 0; run < kRuns; ++run) {
+    Random random(/*seed=*/0, /*stream=*/0, run);
+    std::vector<double> values;
+    for (int64_t p = 0; p < problems; ++p) {
+      const double rate = beta(a, b, random);
+      int64_t right = 0;
+      for (int64_t i = 0; i < k; ++i) right += random.chance(rate) ? 1 : 0;
+      values.push_back(pass_at_k(k, right, j));
+    }
+    const Estimate estimate = estimate_mean(values, k / j);
+    held += estimate.low <= 1 - none && 1 - none <= estimate.high ? 1 : 0;
+  }
+  return static_cast<double>(held) / kRuns;
+}
+
+}  // namespace
+
+TEST_CASE("intervals from few problems hold the true mean 95 % of the time, at least 93.5 %") {
+  // One standard deviation of a coverage is 0.5 %. Beta(1, 1): any rate; (2, 8): mostly low;
+  // (5, 5): near 1/2; the constant 1/3.
+  for (const auto& [a, b] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {2, 8}, {5, 5}, {3, 0}}) {
+    for (const int64_t problems : {10, 20, 50}) {
+      for (const int64_t k : {4, 16}) {
+        CAPTURE(a);
+        CAPTURE(b);
+        CAPTURE(problems);
+        CAPTURE(k);
+        const double held = coverage(problems, k, /*j=*/1, a, b);
+        CHECK(held >= 0.935);
+        CHECK(held <= 0.985);
+      }
+    }
+  }
+  for (const int64_t problems : {10, 50})  // were each value worth 16 samples: 84 % at 10 problems
+    CHECK(coverage(problems, /*k=*/16, /*j=*/8, 1, 1) >= 0.935);
 }
 
 TEST_CASE(

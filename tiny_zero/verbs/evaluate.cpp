@@ -27,23 +27,26 @@ bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, 
   return winner >= 0 && rollout.grades[first + winner].correct;
 }
 
-/// Values per problem of each measure, such as "avg@4", in the order in which they are shown.
-using Measures = std::vector<std::pair<std::string, std::vector<double>>>;
+/// What estimate_mean() needs of a measure, such as "avg@4".
+struct Measure {
+  std::string name;
+  std::vector<double> values;  // one per problem
+  int64_t samples;             // independent samples behind each value
+};
 
-/// The same measures over the problems of one tag, for each tag: {"level 3": {"problems", "avg@4":
-/// {...}, ...}}.
-Json estimates_by_tag(const std::vector<Problem>& problems, const Measures& measures) {
+/// The measures over the problems of each tag: {"level 3": {"problems": 20, "avg@4": {...}}}.
+Json estimates_by_tag(const std::vector<Problem>& problems, const std::vector<Measure>& measures) {
   std::map<std::string, std::vector<size_t>> members;
   for (size_t p = 0; p < problems.size(); ++p) {
     for (const auto& tag : problems[p].tags) members[tag].push_back(p);
   }
   Json result = Json::object();
-  for (const auto& [tag, places] : members) {
-    result[tag]["problems"] = places.size();
-    for (const auto& [name, values] : measures) {
-      std::vector<double> own;
-      for (const size_t p : places) own.push_back(values[p]);
-      result[tag][name] = to_json(estimate_mean(own));
+  for (const auto& [tag, indices] : members) {
+    result[tag]["problems"] = indices.size();
+    for (const auto& [name, values, samples] : measures) {
+      std::vector<double> of_tag;
+      for (const size_t p : indices) of_tag.push_back(values[p]);
+      result[tag][name] = to_json(estimate_mean(of_tag, samples));
     }
   }
   return result;
@@ -81,19 +84,32 @@ Json shares(const Task& task, const Rollout& rollout) {
   return result;
 }
 
+constexpr double kNormalQuantile = 1.959964;  // 97.5 %
+
+/// The 97.5 % quantile of Student's t, by the Cornish-Fisher expansion about the normal quantile:
+/// within 0.8 % from 2 degrees of freedom on.
+double t_quantile(double degrees) {
+  if (degrees < 2) return 12.7062;
+  const double x = 1 / degrees;
+  return kNormalQuantile + x * (2.37227 + x * (2.82250 + x * (2.55585 + x * 1.58949)));
+}
+
 }  // namespace
 
-Estimate estimate_mean(const std::vector<double>& values) {
-  const auto n = static_cast<double>(values.size());
-  double mean = 0, variance = 0;
-  for (const double value : values) mean += value;
-  mean /= n;
-  for (const double value : values) variance += (value - mean) * (value - mean) / n;
-  const double coin = mean * (1 - mean);
-  const double size = variance > 1e-12 && coin > 0
-                          ? n * coin / variance
-                          : n;    // equal values: nothing known of their spread
-  constexpr double z = 1.959964;  // the normal law's 97.5 % quantile
+Estimate estimate_mean(const std::vector<double>& values, int64_t samples) {
+  const auto n = static_cast<double>(values.size()), total = n * static_cast<double>(samples);
+  double mean = 0, squares = 0;
+  for (const double value : values) mean += value / n;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  const double coin = mean * (1 - mean);  // variance of one sample
+  double size = n;                        // equal values say nothing of their spread
+  if (squares > 1e-12 * n && coin > 0) {
+    // Variance of the mean over problems, relative to that of as many independent samples.
+    const double design_effect = squares / (n - 1) / n / (coin / (total - 1));
+    const double t_ratio = t_quantile(total - 1) / t_quantile(n - 1);
+    size = std::min(total, total / design_effect * t_ratio * t_ratio);
+  }
+  constexpr double z = kNormalQuantile;
   const double centre = (mean + z * z / (2 * size)) / (1 + z * z / size);
   const double half = z / (1 + z * z / size) * std::sqrt(coin / size + z * z / (4 * size * size));
   return {mean, std::clamp(centre - half, 0.0, mean), std::clamp(centre + half, mean, 1.0)};
@@ -148,7 +164,7 @@ Json evaluate(const Config& config, const Task& task) {
                  {"samples", k},
                  {"temperature", config.temperature},
                  {"seed", config.seed}};
-  Measures measures;
+  std::vector<Measure> measures;
   std::vector<double> averages, majorities;
   std::map<int64_t, std::vector<double>> passes;  // k -> per problem
   for (int64_t p = 0; p < num_problems; ++p) {
@@ -158,16 +174,18 @@ Json evaluate(const Config& config, const Task& task) {
     majorities.push_back(majority_is_right(task, sampled, p * k, k) ? 1 : 0);
     for (int64_t j = 2; j <= k; j *= 2) passes[j].push_back(pass_at_k(k, right, j));
   }
-  measures.emplace_back("avg@" + std::to_string(k), averages);
-  for (const auto& [j, values] : passes) measures.emplace_back("pass@" + std::to_string(j), values);
-  if (k > 1) measures.emplace_back("maj@" + std::to_string(k), majorities);
+  measures.push_back({"avg@" + std::to_string(k), averages, k});
+  for (const auto& [j, values] : passes)  // pass@j needs j samples for one yes or no
+    measures.push_back({"pass@" + std::to_string(j), values, k / j});
+  if (k > 1) measures.push_back({"maj@" + std::to_string(k), majorities, 1});
   if (config.greedy) {
     const Rollout best = run(/*temperature=*/0.0, 1, Stream::greedy);
     std::vector<double> right;
     for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
-    measures.emplace_back("greedy", right);
+    measures.push_back({"greedy", right, 1});
   }
-  for (const auto& [name, values] : measures) report[name] = to_json(estimate_mean(values));
+  for (const auto& [name, values, samples] : measures)
+    report[name] = to_json(estimate_mean(values, samples));
   report["by_tag"] = estimates_by_tag(problems, measures);
   report["reward_mean"] = sampled.rewards.mean().item<double>();
   report["response_tokens_mean"] =
@@ -184,7 +202,7 @@ Json evaluate(const Config& config, const Task& task) {
       }
     }
     for (const auto& [tag, estimates] : report["by_tag"].items()) {
-      print_estimate(measures[0].first + ", " + tag, estimates[measures[0].first],
+      print_estimate(measures[0].name + ", " + tag, estimates[measures[0].name],
                      "   (" + estimates["problems"].dump() + " problems)");
     }
     for (const auto& [name, share] : report["shares"].items()) {

@@ -11,10 +11,13 @@ struct Estimate {
   double mean = 0, low = 0, high = 0;
 };
 
-/// Mean of per-problem values in [0, 1] with Wilson's interval. Several samples of one problem are
-/// not independent, so the sample size is the number of fair coin flips with the mean's own
-/// variance; for values of 0 and 1 that is n.
-Estimate estimate_mean(const std::vector<double>& values);
+/// Mean of per-problem values in [0, 1] with Wilson's interval, the problems being a random sample.
+/// Samples of one problem are not independent, so Wilson's n is their effective number: that of
+/// independent samples whose mean has the variance measured over problems, times the squared ratio
+/// of Student's t with total - 1 and with problems - 1 degrees of freedom, and at most all samples.
+/// With one sample per problem this is Wilson's interval itself.   [Korn and Graubard 1998]
+/// @param samples  independent samples behind each value: k for avg@k, 1 for maj@k
+Estimate estimate_mean(const std::vector<double>& values, int64_t samples);
 
 /// Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k),
 /// unbiased.   [Codex eq. 1]
