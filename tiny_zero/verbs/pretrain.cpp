@@ -112,12 +112,13 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
         std::fflush(stdout);
       }
     }
-    if (update % kSaveEvery == 0 || interrupted()) {
+    const bool stop = interrupted();  // asked once, so that what is said is what was done
+    if (update % kSaveEvery == 0 || stop) {
       const Json state = {
           {"step", update}, {"tokens", tokens}, {"cursor", cursor}, {"loss_sum", loss_sum}};
       directory.save(update, state, config.keep_checkpoints, save_model);
     }
-    if (interrupted()) {
+    if (stop) {
       std::printf(
           "stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
           config.runs_dir.c_str(), config.name.c_str());
