@@ -761,6 +761,7 @@ TEST_CASE(
     settings.find("multiplication-digits").parse(digits);
     task->prepare(5);
     std::set<std::string> train;
+    std::set<std::pair<int64_t, int64_t>> pairs;
     for (int64_t i = 0; i < 300; ++i)
       train.insert(task->problem(tiny_zero::Split::train, i).prompt);
     for (int64_t i = 0; i < 300; ++i) {
@@ -768,11 +769,24 @@ TEST_CASE(
       CHECK(!train.contains(problem.prompt));
       const size_t equation = problem.prompt.find("equation: ") + 10,
                    sign = problem.prompt.find(" * ");
-      CHECK(std::stoll(problem.prompt.substr(equation)) *
-                std::stoll(problem.prompt.substr(sign + 3)) ==
-            std::stoll(problem.gold));
+      const int64_t a = std::stoll(problem.prompt.substr(equation)),
+                    b = std::stoll(problem.prompt.substr(sign + 3));
+      CHECK(a * b == std::stoll(problem.gold));
+      if (i < task->size(tiny_zero::Split::test))
+        CHECK(pairs.insert(std::minmax(a, b)).second);  // no pair twice
     }
   }
+  settings.find("multiplication-digits").parse("3");
+  task->prepare(0);
+  CHECK(task->size(tiny_zero::Split::test) == 2048);
+  CHECK(task->size(tiny_zero::Split::train) > 1'000'000'000);
+  settings.find("multiplication-digits").parse("1");
+  task->prepare(0);
+  const int64_t size = task->size(tiny_zero::Split::test);
+  CHECK(size > 0);
+  CHECK(size < 55);  // unordered pairs of digits, of which a tenth or so
+  CHECK(task->problem(tiny_zero::Split::test, size).prompt ==
+        task->problem(tiny_zero::Split::test, 0).prompt);
   const tiny_zero::Problem problem{"", "1230"};
   const std::vector<std::tuple<std::string, double, bool>> cases{
       {"so</think><answer> 1,230 </answer>", 1.0, true},

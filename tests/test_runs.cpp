@@ -392,6 +392,24 @@ TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each 
   CHECK(json::parse(responses[23])["problem"] == 5);
 }
 
+TEST_CASE("eval uses each problem of a test file once and says how many there are") {
+  const fs::path file = workplace() / "few.jsonl";
+  std::ofstream(file) << "{\"nums\": [1, 2, 3], \"target\": 6}\n"
+                         "{\"nums\": [2, 3, 4], \"target\": 9}\n"
+                         "{\"nums\": [1, 2, 3], \"target\": 6}\n";
+  const auto evaluate = [&](int64_t problems) {
+    const Result result = tiny_zero("eval --model " + base_model() + common() +
+                                    " --max-response-tokens 8 --json - --countdown-test-file " +
+                                    file.string() + " --eval-problems " + std::to_string(problems));
+    INFO(result.output);
+    REQUIRE(result.code == 0);
+    CHECK(json::parse(result.output.substr(result.output.find("\n{")))["problems"] == 2);
+    return result.output;
+  };
+  CHECK(contains(evaluate(1024), "eval: 2 distinct problems, where eval-problems asks for 1024"));
+  CHECK(!contains(evaluate(2), "distinct"));
+}
+
 TEST_CASE("report shows before and after, writes the curve and judges by earlier seeds") {
   const fs::path run = run_path("reported");
   REQUIRE(tiny_zero(training("reported", kGrpo, /*steps=*/6)).code == 0);

@@ -3,6 +3,7 @@
 // as text, never converted.
 
 #include <algorithm>
+#include <set>
 
 #include "tasks/countdown/attempt.h"
 #include "tasks/countdown/expression.h"
@@ -22,28 +23,34 @@ class Multiplication : public Task {
              "reward of a closed <answer> that is not right");
     return list;
   }
-  void prepare(uint64_t seed) override { seed_ = seed; }
-
-  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero].
-  /// A tenth of all pairs, whatever the seed and the order, is kept for testing.
-  Problem problem(Split split, int64_t index) const override {
-    Random random(seed_, static_cast<uint64_t>(split), static_cast<uint64_t>(index));
-    for (;;) {
-      const int64_t a = factor(random), b = factor(random);
-      const bool test =
-          mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
-      if (test != (split == Split::test)) continue;
-      return {
-          "A conversation between User and Assistant. The user asks a question, and the Assistant "
-          "solves it. The "
-          "assistant first thinks about the reasoning process in the mind and then provides the "
-          "user with the "
-          "answer in <answer> </answer> tags.\nUser: Give me the answer of the following "
-          "equation: " +
-              std::to_string(a) + " * " + std::to_string(b) +
-              " =\nAssistant: Ok let me think about it.\n<think>",
-          std::to_string(a * b)};
+  /// Collects the test problems: up to 2048, no two with the same factors in whatever order.
+  void prepare(uint64_t seed) override {
+    constexpr uint64_t kMaxTest = 2048;
+    seed_ = seed;
+    test_.clear();
+    std::set<Factors> seen;
+    for (uint64_t i = 0; test_.size() < kMaxTest && i < 100 * kMaxTest; ++i) {
+      const Factors factors = generate(Split::test, i);
+      if (seen.insert(std::minmax(factors.first, factors.second)).second) test_.push_back(factors);
     }
+  }
+
+  Problem problem(Split split, int64_t index) const override {
+    const auto at = static_cast<uint64_t>(index);
+    const auto [a, b] =
+        split == Split::test ? test_.at(at % test_.size()) : generate(Split::train, at);
+    return {
+        "A conversation between User and Assistant. The user asks a question, and the Assistant "
+        "solves it. The assistant first thinks about the reasoning process in the mind and then "
+        "provides the user with the answer in <answer> </answer> tags.\nUser: Give me the answer "
+        "of the following equation: " +
+            std::to_string(a) + " * " + std::to_string(b) +
+            " =\nAssistant: Ok let me think about it.\n<think>",
+        std::to_string(a * b)};
+  }
+
+  int64_t size(Split split) const override {
+    return split == Split::test ? std::ssize(test_) : Task::size(split);
   }
 
   Grade grade(const Problem& problem, std::string_view response, bool /*finished*/) const override {
@@ -71,6 +78,20 @@ class Multiplication : public Task {
   }
 
  private:
+  using Factors = std::pair<int64_t, int64_t>;
+
+  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero].
+  /// A tenth of all pairs, whatever the seed and the order, is kept for testing.
+  Factors generate(Split split, uint64_t index) const {
+    Random random(seed_, static_cast<uint64_t>(split), index);
+    for (;;) {
+      const int64_t a = factor(random), b = factor(random);
+      const bool test =
+          mix_bits(mix_bits(static_cast<uint64_t>(std::min(a, b))) + std::max(a, b)) % 10 == 0;
+      if (test == (split == Split::test)) return {a, b};
+    }
+  }
+
   int64_t factor(Random& random) const {
     int64_t limit = 1;
     for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0;
@@ -80,6 +101,7 @@ class Multiplication : public Task {
   }
 
   uint64_t seed_ = 0;
+  std::vector<Factors> test_;
   int64_t digits_ = 3;
   double format_score_ = 0.1;
 };

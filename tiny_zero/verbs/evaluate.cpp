@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <iostream>
 #include <map>
+#include <set>
 
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/verbs/pipes.h"
@@ -94,6 +95,21 @@ double t_quantile(double degrees) {
   return kNormalQuantile + x * (2.37227 + x * (2.82250 + x * (2.55585 + x * 1.58949)));
 }
 
+/// The first problems of a split, each once: a repeated one would narrow the intervals for nothing.
+std::vector<Problem> distinct_problems(const Task& task, Split split, int64_t wanted) {
+  std::vector<Problem> problems;
+  std::set<std::pair<std::string, std::string>> seen;
+  for (int64_t i = 0; i < std::min(wanted, task.size(split)); ++i) {
+    const Problem problem = task.problem(split, i);
+    if (seen.emplace(problem.prompt, problem.gold).second) problems.push_back(problem);
+  }
+  if (std::ssize(problems) < wanted) {
+    std::cerr << "eval: " << problems.size() << " distinct problems, where eval-problems asks for "
+              << wanted << '\n';
+  }
+  return problems;
+}
+
 }  // namespace
 
 Estimate estimate_mean(const std::vector<double>& values, int64_t samples) {
@@ -146,9 +162,8 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
 Json evaluate(const Config& config, const Task& task) {
   const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
-  const int64_t num_problems = std::min(config.eval_problems, task.size(split));
-  std::vector<Problem> problems;
-  for (int64_t i = 0; i < num_problems; ++i) problems.push_back(task.problem(split, i));
+  const std::vector<Problem> problems = distinct_problems(task, split, config.eval_problems);
+  const int64_t num_problems = std::ssize(problems);
   const auto run = [&](double temperature, int64_t samples, Stream stream) {
     Sampler sampler(loaded.model, sampling_options(config, temperature, stream));
     Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, /*call=*/0);
