@@ -13,6 +13,8 @@
 #include <sstream>
 
 #include "tasks/countdown/countdown.h"
+#include "tasks/last_answer.h"
+#include "tasks/math/grader.h"
 
 using namespace tiny_zero;
 using namespace tiny_zero::countdown;
@@ -264,6 +266,7 @@ TEST_CASE("countdown: the answer is the last complete pair of tags [T27]") {
   CHECK(last_answer("<answer>1 <answer>2</answer></answer>") == "2");  // nested: the innermost
   CHECK(last_answer("</answer>1<answer>") == std::nullopt);
   CHECK(last_answer("<answer>1</answer></answer>") == "1");
+  CHECK(math::extract_tagged("<answer>1</answer></answer>") == "1");  // MATH reads the same pair
   CHECK(last_answer("<answer></answer>") == "");
   CHECK(last_answer("<Answer>1</Answer>") == std::nullopt);
   CHECK(last_answer("<answer>1</answer") == std::nullopt);

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "tasks/last_answer.h"
 #include "tiny_zero/files/json.h"
 
 namespace tiny_zero::countdown {

@@ -137,18 +137,4 @@ Verdict check_expression(std::string_view text, const std::vector<int64_t>& numb
   return expression.value == Rational{target, 1} ? Verdict::right : Verdict::wrong_value;
 }
 
-std::optional<std::string_view> last_answer(std::string_view response) {
-  constexpr std::string_view kOpen = "<answer>", kClose = "</answer>";
-  std::optional<std::string_view> answer;
-  size_t start = std::string_view::npos;
-  for (size_t at = response.find('<'); at != std::string_view::npos;
-       at = response.find('<', at + 1)) {
-    if (response.substr(at).starts_with(kOpen)) start = at + kOpen.size();
-    if (!response.substr(at).starts_with(kClose) || start == std::string_view::npos) continue;
-    answer = response.substr(start, at - start);
-    start = std::string_view::npos;  // a second close ends nothing
-  }
-  return answer;
-}
-
 }  // namespace tiny_zero::countdown

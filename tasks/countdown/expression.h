@@ -4,7 +4,6 @@
 // here [T26].
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,10 +42,5 @@ enum class Verdict { unparsable, wrong_numbers, wrong_value, right };
 /// `target` exactly.
 Verdict check_expression(std::string_view text, const std::vector<int64_t>& numbers,
                          int64_t target);
-
-/// What stands in the last complete <answer>...</answer> of a response; nothing if no pair is
-/// complete [T27]. Of nested pairs it is the innermost. Pass the response alone: the prompt quotes
-/// an example between the same tags.
-std::optional<std::string_view> last_answer(std::string_view response);
 
 }  // namespace tiny_zero::countdown

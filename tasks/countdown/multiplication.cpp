@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <set>
 
-#include "tasks/countdown/attempt.h"
-#include "tasks/countdown/expression.h"
+#include "tasks/last_answer.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/task.h"
 
@@ -56,7 +55,7 @@ class Multiplication : public Task {
   Grade grade(const Problem& problem, std::string_view response, bool /*finished*/) const override {
     Grade grade;
     const std::string found = answer(problem, response);
-    grade.formatted = countdown::last_answer(response).has_value();
+    grade.formatted = last_answer(response).has_value();
     grade.answered = !found.empty();
     grade.correct = found == problem.gold;
     grade.reward = grade.correct ? 1.0 : grade.formatted ? format_score_ : 0.0;
@@ -66,7 +65,7 @@ class Multiplication : public Task {
   /// The digits of the last answer without blanks, thousands' commas and leading zeros.
   std::string answer(const Problem&, std::string_view response) const override {
     std::string number;
-    for (const char c : countdown::last_answer(response).value_or("")) {
+    for (const char c : last_answer(response).value_or("")) {
       if (c >= '0' && c <= '9') {
         number += c;
       } else if (std::string_view(" \t\r\n,").find(c) == std::string_view::npos) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "tasks/last_answer.h"
 #include "tasks/math/grader.h"
 
 namespace tiny_zero::math {
@@ -50,11 +51,7 @@ std::optional<std::string_view> extract_last_number(std::string_view text) {
 }
 
 std::optional<std::string_view> extract_tagged(std::string_view text) {
-  constexpr std::string_view kOpen = "<answer>";
-  const size_t close = text.rfind("</answer>");
-  const size_t open = text.substr(0, close == kNone ? 0 : close).rfind(kOpen);
-  if (open == kNone) return std::nullopt;
-  return trimmed(text.substr(open + kOpen.size(), close - open - kOpen.size()));
+  return trimmed(last_answer(text).value_or(""));
 }
 
 std::optional<std::string_view> extract_answer(std::string_view response) {
