@@ -230,15 +230,13 @@ std::string Countdown::prompt(const Puzzle& puzzle) const {
   const std::string start = "Let me solve this step by step.\n<think>";
   if (options.prompt_template == Template::chat) {
     return "<|im_start|>system\nYou are a helpful assistant. You first think about the reasoning "
-           "process in the mind "
-           "and then provide the user with the answer.<|im_end|>\n<|im_start|>user\n" +
+           "process in the mind and then provide the user with the "
+           "answer.<|im_end|>\n<|im_start|>user\n" +
            task + "<|im_end|>\n<|im_start|>assistant\n" + start;
   }
   return "A conversation between User and Assistant. The user asks a question, and the Assistant "
-         "solves it. The "
-         "assistant first thinks about the reasoning process in the mind and then provides the "
-         "user with the answer.\n"
-         "User: " +
+         "solves it. The assistant first thinks about the reasoning process in the mind and then "
+         "provides the user with the answer.\nUser: " +
          task + "\nAssistant: " + start;
 }
 

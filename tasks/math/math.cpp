@@ -192,23 +192,17 @@ std::string Math::prompt(const std::string& problem) const {
   switch (options.prompt_template) {
     case Template::orz:  // [ORZ], R1-Zero's text with the box spelled out
       return "A conversation between User and Assistant. The User asks a question, and the "
-             "Assistant solves it. The "
-             "Assistant first thinks about the reasoning process in the mind and then provides the "
-             "User with the "
-             "answer. The reasoning process is enclosed within <think> </think> and answer is "
-             "enclosed within <answer> "
-             "</answer> tags, respectively, i.e., <think> reasoning process here </think> <answer> "
-             "answer here "
+             "Assistant solves it. The Assistant first thinks about the reasoning process in the "
+             "mind and then provides the User with the answer. The reasoning process is enclosed "
+             "within <think> </think> and answer is enclosed within <answer> </answer> tags, "
+             "respectively, i.e., <think> reasoning process here </think> <answer> answer here "
              "</answer>. User: You must put your answer inside <answer> </answer> tags, i.e., "
-             "<answer> answer here "
-             "</answer>. And your final answer will be extracted automatically by the \\boxed{} "
-             "tag.\nThis is the "
-             "problem:\n" +
+             "<answer> answer here </answer>. And your final answer will be extracted "
+             "automatically by the \\boxed{} tag.\nThis is the problem:\n" +
              problem + "\nAssistant: <think>";
     case Template::qwen:  // [Qwen2.5-Math, SimpleRL]
       return "<|im_start|>system\nPlease reason step by step, and put your final answer within "
-             "\\boxed{}.<|im_end|>\n"
-             "<|im_start|>user\n" +
+             "\\boxed{}.<|im_end|>\n<|im_start|>user\n" +
              problem + "<|im_end|>\n<|im_start|>assistant\n";
     case Template::plain:
       return problem +

@@ -51,38 +51,43 @@ struct Token {
 /// What is known: "spelling", which without its backslash is the token's text, or "spelling=text".
 constexpr std::pair<Token::Type, std::string_view> kNames[] = {
     {Token::command,
-     R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom \mathbb
-      \overline \bar \dot=overline \vec \overrightarrow=vec \hat \widehat=hat \tilde \phantom
-      \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text \mathrm=text \operatorname=text)"},
+     R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom
+      \mathbb \overline \bar \dot=overline \vec \overrightarrow=vec \hat \widehat=hat \tilde
+      \phantom \text \mbox=text \textbf=text \textrm=text \textit=text \textnormal=text
+      \mathrm=text \operatorname=text)"},
     {Token::function,
      R"(\sin \cos \tan \sec \csc \cot \arcsin \arccos \arctan \log \ln \lg=log \exp)"},
     {Token::letter,
-     R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma γ=gamma
-      \delta \epsilon \varepsilon=epsilon \zeta \eta \kappa \lambda λ=lambda \mu μ=mu \nu \xi \rho \sigma σ=sigma \tau
-      \phi φ=phi \varphi=phi \chi \psi \omega ω=omega \Gamma \Delta Δ=Delta \Lambda \Sigma \Phi \Psi \Omega \ell
-      \triangle \ldots \dots=ldots \cdots=ldots …=ldots)"},
+     R"(\pi π=pi \theta θ=theta \infty ∞=infty \infinity=infty \alpha α=alpha \beta β=beta \gamma
+      γ=gamma \delta \epsilon \varepsilon=epsilon \zeta \eta \kappa \lambda λ=lambda \mu μ=mu \nu
+      \xi \rho \sigma σ=sigma \tau \phi φ=phi \varphi=phi \chi \psi \omega ω=omega \Gamma \Delta
+      Δ=Delta \Lambda \Sigma \Phi \Psi \Omega \ell \triangle \ldots \dots=ldots \cdots=ldots
+      …=ldots)"},
     {Token::mark,
-     R"(\choose + - −=- –=- / \div=/ ÷=/ * \cdot=* \times=* ×=* ·=* ⋅=* \pm=p ±=p \mp=m ∓=m ^ **=^ _ ' \prime=' ’='
-      = < > \lt=< \gt=> <==l \le=l \leq=l \leqslant=l ≤=l >==g \ge=g \geq=g \geqslant=g ≥=g !==! \ne=! \neq=! ≠=! \in=e
-      ∈=e \approx=~ ≈=~ : \colon=: \cup=U ∪=U \cap=N ∩=N \setminus=\ , ;=, & \\=newline ( \langle=( ⟨=( ) \rangle=) ⟩=)
-      [ ] { } \{=\{ \lbrace=\{ \}=\} \rbrace=\} | \lvert=| \rvert=| \vert=| \mid \lfloor \rfloor \lceil \rceil
-      !=factorial \circ=deg \degree=deg °=deg ²=2 ³=3 \emptyset \varnothing=emptyset ∅=emptyset
-      \begin{matrix}=matrix \begin{pmatrix}=matrix \begin{bmatrix}=matrix \begin{Bmatrix}=matrix \begin{array}=array
-      \end{matrix}=end \end{pmatrix}=end \end{bmatrix}=end \end{Bmatrix}=end \end{array}=end)"},
+     R"(\choose + - −=- –=- / \div=/ ÷=/ * \cdot=* \times=* ×=* ·=* ⋅=* \pm=p ±=p \mp=m ∓=m ^
+      **=^ _ ' \prime=' ’=' = < > \lt=< \gt=> <==l \le=l \leq=l \leqslant=l ≤=l >==g \ge=g \geq=g
+      \geqslant=g ≥=g !==! \ne=! \neq=! ≠=! \in=e ∈=e \approx=~ ≈=~ : \colon=: \cup=U ∪=U \cap=N
+      ∩=N \setminus=\ , ;=, & \\=newline ( \langle=( ⟨=( ) \rangle=) ⟩=) [ ] { } \{=\{ \lbrace=\{
+      \}=\} \rbrace=\} | \lvert=| \rvert=| \vert=| \mid \lfloor \rfloor \lceil \rceil !=factorial
+      \circ=deg \degree=deg °=deg ²=2 ³=3 \emptyset \varnothing=emptyset ∅=emptyset
+      \begin{matrix}=matrix \begin{pmatrix}=matrix \begin{bmatrix}=matrix \begin{Bmatrix}=matrix
+      \begin{array}=array \end{matrix}=end \end{pmatrix}=end \end{bmatrix}=end \end{Bmatrix}=end
+      \end{array}=end)"},
     {Token::fraction, "½=12 ⅓=13 ⅔=23 ¼=14 ¾=34 ⅕=15 ⅖=25 ⅗=35 ⅘=45 ⅙=16 ⅚=56 ⅛=18 ⅜=38 ⅝=58 ⅞=78"},
     {Token::layout,
-     R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad \qquad
-      \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ . € £ \angle \rm \bf \boxed \fbox \mathbf \boldsymbol \mathit \mathcal \noindent)"},
+     R"(\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle \quad
+      \qquad \! \, \; \: \= \( \) \[ \] \$ $ \% % ~ . € £ \angle \rm \bf \boxed \fbox \mathbf
+      \boldsymbol \mathit \mathcal \noindent)"},
     {Token::number,
      "zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 "
-     "twelve=12 dozen=12 "
-     "hundred=100 thousand=1000 million=1000000 billion=1000000000 trillion=1000000000000"},
+     "twelve=12 dozen=12 hundred=100 thousand=1000 million=1000000 billion=1000000000 "
+     "trillion=1000000000000"},
     {Token::clock, "am pm AM PM"},
     {Token::unit,
-     R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent unit square
-      cubic inch inche yard mile meter metre centimeter kilometer millimeter gram kilogram pound ounce ton liter litre
-      gallon second minute hour day week month year acre degree radian dollar cent usd USD euro yen rupee yuan point way
-      people time)"}};
+     R"(cm mm km ft foot feet yd mi kg mg lb oz gm mph kph rpm sec min hr sq cu deg per percent
+      unit square cubic inch inche yard mile meter metre centimeter kilometer millimeter gram
+      kilogram pound ounce ton liter litre gallon second minute hour day week month year acre
+      degree radian dollar cent usd USD euro yen rupee yuan point way people time)"}};
 
 /// The known name, or nullptr.
 const Token* find_name(std::string_view spelling) {
