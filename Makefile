@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench fuzz format clean
+.PHONY: help demo test build bench fuzz format lines clean
 
 packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
             libutf8proc-dev gnuplot-nox
@@ -58,8 +58,54 @@ format: ## says what clang-format would change; FIX=1 changes it
 	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' |
 	  xargs clang-format $(if $(filter 1,$(FIX)),-i,--dry-run --Werror)
 
+lines: ## lines of code of each part beside its limit; fails if one is above, or a line is longer than 100 columns
+	@git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' | LC_ALL=C awk "$$count_lines"
+
 clean: ## removes build/; LibTorch stays in .venv
 	@rm -rf build
+
+# ---- Lines of code ---------------------------------------------------------------------------------------------------
+
+# An awk program that reads the names of the C++ and CUDA files. Blank lines and those with nothing but a // comment do
+# not count; tests only have to keep to 100 columns.
+define count_lines
+function part(name, limit, pattern) { parts[++n] = name; limits[n] = limit; patterns[n] = "^(" pattern ")" }
+function row(name, limit, lines) {
+  above = lines > limit
+  printf "%-24s %6d of %5d%s\n", name, lines, limit, above ? "   above its limit" : ""
+  failed = failed || above
+}
+function complain(text) { print text; failed = 1 }
+BEGIN {
+  part("loop", 1600, "tiny_zero/((trainer|rollout|scoring|advantage|loss|update|learner|optimizer|task)[.]|random[.]h)")
+  part("model", 700, "tiny_zero/model[.]")
+  part("Countdown", 850, "tasks/(countdown/|last_answer[.])")
+  part("around it", 1350, "tiny_zero/(settings/|files/(json|run_directory)[.]|metrics[.]|main[.]cpp)")
+  part("kernels", 1600, "tiny_zero/kernels/")
+  part("real models' files", 850, "tiny_zero/files/(tokenizer|safetensors|safetensors_header|model_config)[.]")
+  part("MATH", 1300, "tasks/math/")
+  part("verbs", 1500, "tiny_zero/verbs/")
+  part("tests", 0, "tests/")
+}
+{
+  own = 0
+  for (i = 1; i <= n; ++i) if ($$0 ~ patterns[i]) own = i
+  for (number = 1; (getline line < $$0) > 0; ++number) {
+    count[own] += line !~ /^[ \t]*(\/\/.*)?$$/
+    gsub(/[\200-\277]/, "", line)  # what follows the first byte of a UTF-8 character
+    if (length(line) > 100) complain($$0 ":" number " is longer than 100 columns: make format FIX=1, or break it by hand")
+  }
+  if (!own && number > 1) complain($$0 " belongs to no part: name its part in the Makefile")
+  close($$0)
+}
+END {
+  for (i = 1; i <= 4; ++i) { row(parts[i], limits[i], count[i]); sum += count[i] }
+  row("the full R1-Zero loop", 4500, sum)
+  for (i = 5; i < n; ++i) row(parts[i], limits[i], count[i])
+  exit failed
+}
+endef
+export count_lines
 
 # ---- What gets installed ---------------------------------------------------------------------------------------------
 
