@@ -44,8 +44,8 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
 
 void bench(const Config& config) {
   const torch::Device device(config.device);
-  ModelConfig shape =
-      ModelConfig::from_settings(config, config.bench_vocab);  // no end ids: full-length responses
+  // No end ids, so that every response has its full length.
+  ModelConfig shape = ModelConfig::from_settings(config, config.bench_vocab);
   shape.max_positions =
       std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
   const auto seed = static_cast<uint64_t>(config.seed);
@@ -86,8 +86,7 @@ void bench(const Config& config) {
   const double update_rate = responses *
                              static_cast<double>(config.prompt_tokens + config.response_tokens) /
                              median(update_s);
-  // Matrix products only: 2 FLOP per weight and token forward, twice that backward; attention comes
-  // on top.
+  // Matrix products only, without attention: 2 FLOP per weight and token forward, 4 backward.
   const double weights = static_cast<double>(model.parameters().numel());
   const double peak = matmul_rate(device, type);
   std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");

@@ -5,9 +5,9 @@
 
 namespace tiny_zero {
 
-/// Runs prompts-per-step x group-size responses of exactly response-tokens tokens through sampling
-/// and one GRPO update, on random weights of the configured shape. Prints tokens per second, the
-/// share of the measured rate of large matrix products, and as last line the same as JSON.
+/// Samples prompts-per-step x group-size responses of exactly response-tokens tokens and makes one
+/// GRPO update with them, on random weights of the configured shape. Prints tokens per second, also
+/// as a percentage of the measured rate of large matrix products, then the same as a line of JSON.
 void bench(const Config& config);
 
 }  // namespace tiny_zero

@@ -17,7 +17,7 @@ Json to_json(const Estimate& estimate) {
   return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
 }
 
-/// Whether the answer that most of a problem's responses give is right.
+/// Whether the majority answer of a problem's responses is right.
 bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
   std::vector<std::string> answers;
   for (int64_t i = first; i < first + count; ++i) {
@@ -58,8 +58,8 @@ void print_estimate(const std::string& name, const Json& value, const std::strin
               value["low"].get<double>(), value["high"].get<double>(), note.c_str());
 }
 
-/// Shares over all responses of a rollout: the grades' flags and the task's tallies.
-Json shares(const Task& task, const Rollout& rollout) {
+/// Rates over all responses of a rollout: the flags of the grades and the task's tallies.
+Json rates(const Task& task, const Rollout& rollout) {
   std::vector<Tally> total{
       {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"truncated", 0, 0}};
   for (int64_t i = 0; i < rollout.size(); ++i) {
@@ -78,9 +78,9 @@ Json shares(const Task& task, const Rollout& rollout) {
   }
   Json result = Json::object();
   for (const auto& [name, hits, trials] : total) {
-    const Json share =
+    const Json rate =
         trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
-    result[name] = {{"share", share}, {"hits", hits}, {"trials", trials}};
+    result[name] = {{"share", rate}, {"hits", hits}, {"trials", trials}};
   }
   return result;
 }
@@ -140,7 +140,7 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
 }
 
 int64_t majority(const Task& task, const std::vector<std::string>& answers) {
-  std::vector<std::pair<size_t, int64_t>> groups;  // the answer given first, votes
+  std::vector<std::pair<size_t, int64_t>> groups;  // index of the first answer, votes
   for (size_t i = 0; i < answers.size(); ++i) {
     if (answers[i].empty()) continue;
     const auto same = [&](const auto& group) {
@@ -205,7 +205,7 @@ Json evaluate(const Config& config, const Task& task) {
   report["reward_mean"] = sampled.rewards.mean().item<double>();
   report["response_tokens_mean"] =
       static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
-  report["shares"] = shares(task, sampled);
+  report["shares"] = rates(task, sampled);
   report["seconds"] = watch.lap();
 
   if (config.json != "-") {
@@ -220,10 +220,10 @@ Json evaluate(const Config& config, const Task& task) {
       print_estimate(measures[0].name + ", " + tag, estimates[measures[0].name],
                      "   (" + estimates["problems"].dump() + " problems)");
     }
-    for (const auto& [name, share] : report["shares"].items()) {
+    for (const auto& [name, rate] : report["shares"].items()) {
       std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
-                  share["share"].is_null() ? "-" : share["share"].dump().substr(0, 5).c_str(),
-                  share["hits"].get<long>(), share["trials"].get<long>());
+                  rate["share"].is_null() ? "-" : rate["share"].dump().substr(0, 5).c_str(),
+                  rate["hits"].get<long>(), rate["trials"].get<long>());
     }
   }
   if (config.json == "-") std::cout << report.dump(2) << '\n';

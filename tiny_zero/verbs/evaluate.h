@@ -1,5 +1,5 @@
 #pragma once
-// Evaluation with the training's own prompts and checker.
+// Evaluation with the prompts and the grader of training.
 
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/task.h"
@@ -19,17 +19,18 @@ struct Estimate {
 /// @param samples  independent samples behind each value: k for avg@k, 1 for maj@k
 Estimate estimate_mean(const std::vector<double>& values, int64_t samples);
 
-/// Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k),
-/// unbiased.   [Codex eq. 1]
+/// Probability that k of n samples, c of them right, include a right one:
+/// 1 - C(n - c, k) / C(n, k), unbiased.   [Codex eq. 1]
 double pass_at_k(int64_t n, int64_t c, int64_t k);
 
-/// Place of the first answer of those that most responses give, as Task::same_answer() counts; ties
-/// go to the one given first. "" does not vote. -1 if nothing else is there.
+/// Majority vote: the index of the first answer in the largest group of answers that
+/// Task::same_answer() finds equal. Ties go to the group that came first. "" does not vote; -1 if
+/// there is no other answer.
 int64_t majority(const Task& task, const std::vector<std::string>& answers);
 
-/// Evaluates config.model on config.eval_problems problems: greedy, avg@k, pass@k, maj@k, overall
-/// and by tag, and the task's own shares. Prints a table; config.json and config.responses name
-/// files for the figures and the responses.
+/// Evaluates config.model on config.eval_problems distinct problems: greedy, avg@k, pass@k and
+/// maj@k, overall and by tag, and the rates that the task reports. Prints a table; config.json and
+/// config.responses name files for the figures and the responses.
 Json evaluate(const Config& config, const Task& task);
 
 }  // namespace tiny_zero

@@ -21,8 +21,8 @@ std::string human(double bytes) {
   return text;
 }
 
-/// config.memory in bytes; without it what the device says is free, and what this process has
-/// already.
+/// config.memory in bytes. If that is empty, the free memory of the device; on the CPU with what
+/// this process already holds.
 double available_memory(const Config& config, double resident) {
   double number = 0;
   char unit[4] = "";
@@ -78,8 +78,8 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
              attended = static_cast<double>(heads * dim),
              kv_width = static_cast<double>(kv_heads * dim);
 
-  // Sampling: the caches of the rows side by side; the prompts' keys and values on their way into
-  // them; the logits of this token and the next.
+  // Sampling: the KV cache of every row; the prompts' keys and values before they are copied into
+  // it; the logits of this token and the next.
   const int64_t groups = std::clamp<int64_t>(config.rollout_batch / config.group_size, 1,
                                              std::max<int64_t>(1, config.prompts_per_step));
   const auto rows = static_cast<double>(groups * config.group_size),
@@ -90,9 +90,9 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * 20 +
                           static_cast<double>(groups) * prompt * (3 * f + width + 4 * d) * element;
 
-  // Update: what the backward pass needs of each layer (the inputs of two norms and four products,
-  // q, k and v), then on top either the logits of one chunk with the embedding's gradient, or the
-  // gradients inside one layer.
+  // Update: what the backward pass keeps of each layer (the inputs of two norms and four products,
+  // q, k and v), plus the larger of two: the logits of one chunk with the embedding's gradient, or
+  // the gradients inside one layer.
   const int64_t parts =
       own_critic ? std::min(config.mini_batches, config.critic_mini_batches) : config.mini_batches;
   const int64_t mini_batch = (config.prompts_per_step * config.group_size + parts - 1) / parts;
@@ -102,12 +102,12 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
       tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
   double per_token = 4 * d + width + attended + static_cast<double>(heads) + 3 * f;
   if (shape.qk_norm()) per_token += attended + kv_width;
-  if (narrow || cuda)
-    per_token += 12 * d / element + 4 * attended + f;  // the twins keep more than the fused kernels
-  constexpr double kGaps =
-      1.1;  // memory lost between tensors that have other sizes in each micro-batch, as measured
+  // The reference implementation keeps more than the fused kernels.
+  if (narrow || cuda) per_token += 12 * d / element + 4 * attended + f;
+  // Fragmentation, measured: tensors have other sizes in each micro-batch.
+  constexpr double kGaps = 1.1;
   const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
-  constexpr double kChunk = 1 << 25, kChunkCopies = 6;  // as token_log_probs() has them
+  constexpr double kChunk = 1 << 25, kChunkCopies = 6;  // as in token_log_probs()
   const double logits =
       kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies +
       2 * vocab * d * 4;
@@ -126,26 +126,29 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
                {"update: activations", activations, true},
                {"update: logits, or inside a layer", std::max(logits, inside_layer), true}};
   plan.total = std::max(sampling, activations + std::max(logits, inside_layer));
-  for (const auto& row : plan.rows) plan.total += row.passing ? 0 : row.bytes;
+  for (const auto& row : plan.rows) plan.total += row.transient ? 0 : row.bytes;
   return plan;
 }
 
 MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& tokenizer,
                        const std::filesystem::path& model) {
-  int64_t prompt = 0;  // the longest
-  for (int64_t i = 0; i < 64; ++i)
-    prompt = std::max<int64_t>(
-        prompt, tokenizer.encode_prompt(task.problem(Split::train, i).prompt).size());
+  int64_t longest_prompt = 0;
+  for (int64_t i = 0; i < 64; ++i) {
+    const auto ids = tokenizer.encode_prompt(task.problem(Split::train, i).prompt);
+    longest_prompt = std::max(longest_prompt, std::ssize(ids));
+  }
   const auto shape = ModelConfig::from_file(model / "config.json");
-  MemoryPlan plan = plan_memory(shape, config, prompt);
+  MemoryPlan plan = plan_memory(shape, config, longest_prompt);
   plan.available = available_memory(config, plan.rows[0].bytes);
 
-  Config smaller = config;  // changes that cost least come first
+  Config smaller = config;  // by the changes below, the cheapest first
   const auto halve = [](int64_t& value, int64_t least) {
     return value > least && (value = std::max(value / 2, least));
   };
   const std::function<bool()> changes[] = {
-      [&] { return halve(smaller.tokens_per_micro_batch, prompt + config.max_response_tokens); },
+      [&] {
+        return halve(smaller.tokens_per_micro_batch, longest_prompt + config.max_response_tokens);
+      },
       [&] { return halve(smaller.rollout_batch, config.group_size); },
       [&] {
         return std::exchange(smaller.compute_type, ComputeType::bfloat16) != ComputeType::bfloat16;
@@ -153,9 +156,9 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
       [&] { return std::exchange(smaller.critic, CriticNetwork::shared) != CriticNetwork::shared; },
       [&] { return std::exchange(smaller.kl, KlPlacement::none) != KlPlacement::none; }};
   for (const auto& change : changes) {
-    while (plan_memory(shape, smaller, prompt).total > plan.available && change()) continue;
+    while (plan_memory(shape, smaller, longest_prompt).total > plan.available && change()) continue;
   }
-  if (plan_memory(shape, smaller, prompt).total > plan.available) return plan;
+  if (plan_memory(shape, smaller, longest_prompt).total > plan.available) return plan;
   Config original = config;
   const Settings before = original.settings(), after = smaller.settings();
   for (const auto& setting : after) {
@@ -170,7 +173,7 @@ std::string show(const MemoryPlan& plan) {
   for (const auto& row : plan.rows) {
     if (row.bytes > 0)
       std::printf("%-34s %12s%s\n", row.name.c_str(), human(row.bytes).c_str(),
-                  row.passing ? " *" : "");
+                  row.transient ? " *" : "");
   }
   std::printf("%-34s %12s   (* one phase at a time) of %s\n\n", "peak", human(plan.total).c_str(),
               human(plan.available).c_str());

@@ -1,5 +1,5 @@
 #pragma once
-// What training will need, from shapes alone: said before anything is allocated, not an hour later.
+// The memory that training will need, computed from shapes before anything is allocated.
 
 #include <filesystem>
 #include <string>
@@ -16,25 +16,25 @@ struct MemoryPlan {
   struct Row {
     std::string name;
     double bytes;
-    bool passing = false;  // of sampling and updating, the larger counts
+    bool transient = false;  // held only while sampling or only while updating
   };
   std::vector<Row> rows;
   double total = 0, available = 0;  // bytes
-  std::string remedy;               // flags that make it fit, "" if it does or if none would
+  std::string remedy;               // flags that make it fit; "" if it fits, or if none would help
 };
 
-/// Peak memory of one step of `config`. Exact within a few percent where the fused kernels run
-/// (float32 on the CPU), an estimate elsewhere.   @param longest_prompt  in tokens
+/// Peak memory of one step. Within a few percent where the fused kernels run (float32 on the CPU),
+/// an estimate elsewhere.   @param longest_prompt  in tokens
 MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt);
 
 /// The same for config.model and the longest of the task's first prompts.
 MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& tokenizer,
                        const std::filesystem::path& model);
 
-/// Prints the table.   @return "" if it fits, else the figures and the flags that would help
+/// Prints the table.   @return "" if the plan fits, else by how much it does not, and the remedy
 std::string show(const MemoryPlan& plan);
 
-/// The verb: the table and what to change, without an error.
+/// The verb `plan`: prints the table and the remedy; a plan that does not fit is no error here.
 void plan(const Config& config, const Task& task);
 
 /// Before training: prints the table.   @throws std::invalid_argument if it does not fit

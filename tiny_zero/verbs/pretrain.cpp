@@ -15,12 +15,11 @@ namespace {
 using torch::Tensor;
 
 struct TextBatch {
-  PackedTokens tokens;  // documents, each closed by the end token
-  std::vector<int64_t>
-      positions;  // of the tokens before a response's token: what the loss is taken on
+  PackedTokens tokens;             // documents, each ended by the end token
+  std::vector<int64_t> positions;  // whose next token belongs to a response: the loss is over these
 };
 
-/// The next documents of the base text, until a batch is full.
+/// As many of the next documents as it takes to reach `batch_tokens`; moves `cursor` past them.
 TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_id,
                      int64_t batch_tokens, int64_t& cursor, const torch::Device& device) {
   std::vector<std::vector<int64_t>> documents;
@@ -38,17 +37,16 @@ TextBatch next_batch(const Task& task, const Tokenizer& tokenizer, int64_t end_i
   return {PackedTokens::from(documents, device), positions};
 }
 
-/// Mean loss of predicting each token of a response. The prompts are random numbers: nothing there
-/// to learn.
-/// @return scalar, nats
+/// Mean cross-entropy over the tokens of the responses. Prompts are left out: nothing predicts
+/// their random numbers.
+/// @return scalar, nats per token
 Tensor next_token_loss(const Model& model, const TextBatch& batch) {
   const Tensor index = torch::tensor(batch.positions, torch::kInt64).to(model.device());
   const Tensor hidden = model.hidden_states(batch.tokens);
-  return -model
-              .log_probs(hidden, index, batch.tokens.ids.index_select(0, index + 1),
-                         /*temperature=*/1.0,
-                         /*with_entropy=*/false)
-              .log_probs.mean();
+  const Tensor targets = batch.tokens.ids.index_select(0, index + 1);
+  const auto scores =
+      model.log_probs(hidden, index, targets, /*temperature=*/1.0, /*with_entropy=*/false);
+  return -scores.log_probs.mean();
 }
 
 }  // namespace

@@ -14,17 +14,14 @@ std::vector<Json> read_lines(const fs::path& path) {
   if (!file)
     throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
   std::vector<Json> lines;
-  for (std::string line; std::getline(file, line);) {
+  for_each_row(file, path.string(), [&](const std::string& line, const std::string& place) {
     lines.push_back(Json::parse(line, nullptr, /*allow_exceptions=*/false));
-    if (!lines.back().is_object())
-      throw std::invalid_argument(path.string() + ":" + std::to_string(lines.size()) +
-                                  " is no JSON object");
-  }
+    if (!lines.back().is_object()) throw std::invalid_argument(place + " is not a JSON object");
+  });
   return lines;
 }
 
-/// The figures of an evaluation that the table shows, by name; null where there was nothing to
-/// count.
+/// The figures of an evaluation for the table, by name; null for a rate of no trials.
 Json figures(const Json& evaluation) {
   Json result = Json::object();
   for (const auto& [name, value] : evaluation.items()) {
@@ -32,12 +29,11 @@ Json figures(const Json& evaluation) {
       result[name == "avg@1" ? "accuracy" : name] = value["mean"];
   }
   result["response tokens"] = evaluation.at("response_tokens_mean");
-  for (const auto& [name, share] : evaluation.at("shares").items())
-    result[name] = share.at("share");
+  for (const auto& [name, rate] : evaluation.at("shares").items()) result[name] = rate.at("share");
   return result;
 }
 
-/// Mean of a metric over the steps around each: one step's problems are few and the figure noisy.
+/// Moving average of a metric over 2 radius + 1 steps: one step has few problems, so it is noisy.
 std::vector<double> smooth(const std::vector<Json>& metrics, const char* name, int64_t radius) {
   std::vector<double> result;
   const auto steps = static_cast<int64_t>(metrics.size());
@@ -57,8 +53,8 @@ std::string cell(const Json& value) {
   return text;
 }
 
-/// The first problem that the base model gets wrong and the trained one right after a failed check,
-/// else the first.
+/// The first problem that the base model gets wrong and that the trained one gets right by
+/// reflecting; if there is none, problem 0.
 size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& after) {
   for (size_t i = 0; i < std::min(before.size(), after.size()); ++i) {
     if (before[i].at("correct").get<bool>()) continue;
@@ -67,10 +63,10 @@ size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& af
   return 0;
 }
 
-/// Compares figures with the smallest and largest of earlier seeds, widened by the noise of a
-/// measurement of 1,024 problems.
+/// Compares each figure with the smallest and largest of earlier seeds, widened by the noise of
+/// 1,024 problems.   @return whether all lie inside
 bool print_band(const std::vector<Json>& earlier, const Json& figures_after) {
-  constexpr double kNoise = 0.03;  // half a 95 % interval of a share near 1/2 over 1,024 problems
+  constexpr double kNoise = 0.03;  // half the 95 % interval of a rate near 1/2, 1,024 problems
   bool inside = true;
   std::printf("\nExpected band, from %zu earlier seeds:\n", earlier.size());
   for (const char* name : {"accuracy", "response tokens", "reflects"}) {
