@@ -76,9 +76,9 @@ std::vector<std::string> split_text(const std::string& text, const std::string& 
   return parts;
 }
 
-/// "6,6,1=36" of a document that begins "use 6,6,1 once each to make 36\n".
 std::string text(const Document& document) { return document.prompt + document.response; }
 
+/// "6,6,1=36" of a document that begins "use 6,6,1 once each to make 36\n".
 std::string document_gold(const std::string& document) {
   const std::string words = " once each to make ";
   const size_t at = document.find(words), line = document.find('\n');
@@ -133,7 +133,7 @@ class TemporaryFile {
 const Problem kProblem{"", "3,3,8,8=24"};
 const Problem kEasy{"", "6,6,1=11"};
 
-double share(int64_t hits, int64_t trials) {
+double rate(int64_t hits, int64_t trials) {
   return static_cast<double>(hits) / static_cast<double>(trials);
 }
 
@@ -372,7 +372,7 @@ TEST_CASE("countdown: diagnose on hand-written responses to 6,6,1=11") {
   CHECK(row(" try 6+6=12 want 11 no. wait, try 10+1=11,6/6=1 want 11 yes." + wrong) ==
         Row{{3, 3}, {0, 0}, {1, 2}, {0, 2}, {2, 1}, {0, 1}, {0, 0}});
   CHECK(row("") == Row{{0, 0}, {0, 0}, {0, 0}, {0, 0}, {0, 1}, {0, 0}, {0, 1}});
-  // No equations: part of a sum, beyond 64 bits, after the answer.
+  // Not counted as equations: part of a sum, a number beyond 64 bits, what follows the answer.
   CHECK(row(" try 1+2+3=6,99999999999999999999+1=2<answer>1</answer>1+1=2") ==
         Row{{0, 0}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {0, 1}});
 }
@@ -423,7 +423,7 @@ TEST_CASE(
     }
   }
   for (const std::string& problem : test) CHECK(train.count(problem) == 0);
-  CHECK(share(std::ssize(test), std::ssize(train) + std::ssize(test)) ==
+  CHECK(rate(std::ssize(test), std::ssize(train) + std::ssize(test)) ==
         doctest::Approx(0.1).epsilon(0.2));
 }
 
@@ -545,7 +545,7 @@ TEST_CASE("countdown: a file for one split alone does not let the other one repe
     CHECK(in_file.count(canonical(task.problem(Split::test, i))) == 0);
 }
 
-TEST_CASE("countdown: unusable rows and settings are refused with their place") {
+TEST_CASE("countdown: unusable rows are refused with file and line, unusable settings by name") {
   const auto message = [](const std::string& line) {
     TemporaryFile file("{\"nums\": [1, 2], \"target\": 3}\n" + line + "\n");
     Countdown task;
@@ -645,22 +645,20 @@ TEST_CASE("countdown: the base text is true, varied and as its settings say") {
     CHECK(tallies[3].hits == 0);
     CHECK(tallies[4].hits == std::ssize(attempts));
   }
-  // Four standard deviations: 0.02 of 6000 documents, 0.015 of 4800 guesses, 0.055 of 1200
-  // searches.
-  CHECK(std::abs(share(searches, n) - 0.2) < 0.02);
-  CHECK(std::abs(share(guesses_right, n - searches) - 0.1) < 0.018);
-  CHECK(std::abs(share(solved, searches) - 0.7) < 0.055);
-  CHECK(std::abs(share(one_failure, searches) - 0.3) < 0.055);
+  // Four standard deviations, from 6000 documents, 4800 guesses and 1200 searches.
+  CHECK(std::abs(rate(searches, n) - 0.2) < 0.02);
+  CHECK(std::abs(rate(guesses_right, n - searches) - 0.1) < 0.018);
+  CHECK(std::abs(rate(solved, searches) - 0.7) < 0.055);
+  CHECK(std::abs(rate(one_failure, searches) - 0.3) < 0.055);
   CHECK(most == 8);
-  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06,
-  // plus the right one.
-  CHECK(share(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
+  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06.
+  CHECK(rate(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
   CHECK(text(task.document(7)) == text(small_task().document(7)));
   CHECK(text(task.document(7)) != text(small_task(1).document(7)));
 }
 
 TEST_CASE(
-    "countdown: the set share of the base text's checks comes out wrong, and such a search ends "
+    "countdown: the fraction misjudged of the base text's checks is wrong, and such a search ends "
     "there") {
   Countdown task = small_task();
   task.options.search_share = 1;
@@ -677,10 +675,9 @@ TEST_CASE(
     const size_t yes = document.response.find(" yes.");
     CHECK((yes == std::string::npos || document.response.substr(yes).starts_with(" yes.</think>")));
   }
-  for (const Tally& verdict :
-       verdicts) {  // four standard deviations: of 1,000 right and 6,000 wrong attempts or more
+  for (const Tally& verdict : verdicts) {  // four standard deviations of 1,000 attempts
     CHECK(verdict.trials > 1000);
-    CHECK(std::abs(share(verdict.hits, verdict.trials) - 0.8) < 0.05);
+    CHECK(std::abs(rate(verdict.hits, verdict.trials) - 0.8) < 0.05);
   }
 }
 
@@ -756,7 +753,7 @@ TEST_CASE("countdown: every setting has its own name with the task's prefix") {
 }
 
 TEST_CASE(
-    "multiplication: problems are right, apart in both splits, and answers are compared as "
+    "multiplication: problems are right, the splits share none, and answers are compared as "
     "numbers") {
   const auto task = tiny_zero::make_task("multiplication");
   const auto settings = task->settings();

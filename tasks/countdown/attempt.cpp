@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::string_view kOperators = "+-*/", kDigits = "0123456789";
 
-/// A value that is left to be used.
+/// A value that is still to be used.
 struct Part {
   int64_t written = 0;
   Rational value;
@@ -50,11 +50,11 @@ std::string Attempt::text() const {
   return text;
 }
 
-Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random) {
+Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random) {
   std::vector<int64_t> left = numbers;
   std::vector<Equation> equations;
   while (left.size() > 1) {
-    // Refused choices are drawn again. One always passes: the larger minus the smaller.
+    // Rejection sampling. One choice always passes: the larger minus the smaller.
     const auto last = static_cast<int64_t>(left.size()) - 1;
     const auto i = static_cast<size_t>(random.between(0, last)),
                j = static_cast<size_t>(random.between(0, last));
@@ -66,8 +66,7 @@ Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Ran
     left[i] = value.num;
     left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));
   }
-  return *replay(numbers,
-                 equations);  // which of two equal values was meant is settled as for a response
+  return *replay(numbers, equations);  // takes the first of two equal values, as for a response
 }
 
 std::optional<Attempt> replay(const std::vector<int64_t>& numbers,
@@ -100,8 +99,7 @@ std::vector<Equation> find_equations(std::string_view text) {
         at > 0 && std::string_view("+-*/().=").find(text[at - 1]) != std::string_view::npos;
     Equation e;
     if (!read_number(text, at, e.a) || inside) continue;
-    size_t ahead =
-        at;  // what does not fit is read once more as the start of the next equation, hence linear
+    size_t ahead = at;  // on a mismatch b may start the next equation: read twice at most
     if (ahead >= text.size() || kOperators.find(text[ahead]) == std::string_view::npos) continue;
     e.op = text[ahead++];
     if (!read_number(text, ahead, e.b) || ahead >= text.size() || text[ahead++] != '=') continue;

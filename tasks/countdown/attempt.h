@@ -1,7 +1,7 @@
 #pragma once
-// An attempt is a chain of equations that uses up the numbers, such as "2*5=10,10*7=70". Drawn at
-// random it makes the problems and the base text; read back from a response it tells how far a
-// model's arithmetic and checks can be trusted.
+// An attempt is a chain of equations that uses up the numbers, such as "2*5=10,10*7=70". Random
+// attempts make the problems and the base text; those parsed from a response show how reliable a
+// model's arithmetic and checks are.
 
 #include <cstdint>
 #include <optional>
@@ -24,26 +24,25 @@ struct Equation {
 
 struct Attempt {
   std::vector<Equation> equations;
-  Rational value;          // what the expression truly gives
+  Rational value;          // of the expression, exact
   std::string expression;  // "(6-1)+6": brackets around every part but numbers
-  std::string tree;  // the same with the operands of + and * in one order, so that equal trees have
-                     // equal text
+  std::string tree;        // the same with the operands of + and * sorted: equal for equal trees
   std::string text() const;
 };
 
-/// A random attempt: two of what is left, the larger first, and an operator, each choice equally
-/// likely among those whose result is an integer in [0, max_value], until one value is left. Needs
-/// numbers in [1, max_value].
-Attempt draw_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
+/// A random attempt. Each equation takes two of the values left, the larger first, and an operator,
+/// uniformly among the choices whose result is an integer in [0, max_value], until one value is
+/// left. The numbers must lie in [1, max_value].
+Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
 
 /// The attempt that these equations make of `numbers`: each takes two values that are left and puts
-/// its written result back. Nothing if a value is not there or more than one is left. Untrue
-/// equations do not stop it: `value` is true.
+/// its written result back. Nothing if a value is not there or more than one is left at the end. A
+/// false equation is no obstacle: `value` is computed from the expression.
 std::optional<Attempt> replay(const std::vector<int64_t>& numbers,
                               const std::vector<Equation>& equations);
 
-/// Every `a op b=c` of unsigned integers without white space, from left to right. A part of a
-/// longer sum is none.
+/// Every `a op b=c` of unsigned integers without white space, from left to right; a part of a
+/// longer sum does not count.
 std::vector<Equation> find_equations(std::string_view text);
 
 }  // namespace tiny_zero::countdown

@@ -1,6 +1,5 @@
-// The base text of the tiny model and its tokenizer. A base model that can neither guess nor check
-// has nothing for reinforcement learning to amplify; these documents hold both, in shares that the
-// settings name.
+// The base text of the tiny model, and its tokenizer. A base model that can neither guess nor check
+// gives reinforcement learning nothing to amplify. These documents do both; settings say how often.
 #include "tasks/countdown/countdown.h"
 #include "tiny_zero/files/tokenizer.h"
 
@@ -13,12 +12,11 @@ constexpr std::string_view kWords[] = {
     "use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
     " try ", " wait, try ",         " want ",  " no.",     " yes.",    "<|endoftext|>"};
 
-/// A failing attempt whose tree is not in `seen`, which then holds it; nothing if a thousand draws
-/// find none.
-std::optional<Attempt> draw_failure(const Puzzle& puzzle, const Options& options, Random& random,
-                                    std::set<std::string>& seen) {
+/// A failing attempt whose tree is not in `seen` and is then added; nothing after 1,000 tries.
+std::optional<Attempt> random_failure(const Puzzle& puzzle, const Options& options, Random& random,
+                                      std::set<std::string>& seen) {
   for (int tries = 0; tries < 1000; ++tries) {
-    Attempt attempt = draw_attempt(puzzle.numbers, options.value_max, random);
+    Attempt attempt = random_attempt(puzzle.numbers, options.value_max, random);
     if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second)
       return attempt;
   }
@@ -43,7 +41,7 @@ Document Countdown::document(int64_t index) const {
   if (!random.chance(o.search_share)) {
     const bool right = random.chance(o.guess_right);
     const Attempt guess =
-        right ? solution : draw_failure(puzzle, o, random, seen).value_or(solution);
+        right ? solution : random_failure(puzzle, o, random, seen).value_or(solution);
     return document(" try " + guess.text(), guess);
   }
   const std::string want = " want " + std::to_string(puzzle.target);
@@ -55,7 +53,7 @@ Document Countdown::document(int64_t index) const {
   Attempt last = solution;
   for (int64_t failures = 0; failures < o.max_attempts - solved; ++failures) {
     if (failures > 0 && !random.chance(o.go_on)) break;
-    const auto failure = draw_failure(puzzle, o, random, seen);
+    const auto failure = random_failure(puzzle, o, random, seen);
     if (!failure) break;
     const bool accepted = random.chance(o.misjudged);
     thoughts += (failures == 0 ? " try " : " wait, try ") + judged(*failure, accepted);

@@ -1,6 +1,6 @@
-// Departures from TinyZero: the checker is exact and evaluates nothing (expression.h); the prompt
-// says that each number must be used exactly once, which is what both checkers demand, where theirs
-// said "can only be used once"; the chat prompt loses a stray space and two grammar slips.
+// Departures from TinyZero: the checker is exact and executes nothing (expression.h). The prompt
+// says that each number must be used exactly once, as both checkers demand; theirs said "can only
+// be used once". The chat prompt loses a stray space and two slips of grammar.
 #include "tasks/countdown/countdown.h"
 
 #include <algorithm>
@@ -31,8 +31,8 @@ std::string gold_text(const Puzzle& puzzle) {
   return list(puzzle.numbers, ",") + "=" + std::to_string(puzzle.target);
 }
 
-/// What decides the split: the numbers, whatever their order and the target. The failed attempts of
-/// a training text spell the solutions of its siblings, the same numbers with another target [T40].
+/// What decides the split: the numbers, whatever their order and the target. The failed attempts in
+/// a training document are solutions of the same numbers with another target [T40].
 uint64_t split_key(std::vector<int64_t> numbers) {
   std::sort(numbers.begin(), numbers.end());
   uint64_t bits = 0;
@@ -40,8 +40,8 @@ uint64_t split_key(std::vector<int64_t> numbers) {
   return bits;
 }
 
-/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. Throws with `place`, the file
-/// and line.
+/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. `place` is file and line, for
+/// the error message.
 Puzzle read_row(const std::string& line, const std::string& place) {
   using nlohmann::json;
   const json parsed = json::parse(line, /*callback=*/nullptr, /*allow_exceptions=*/false);
@@ -115,17 +115,17 @@ Settings Countdown::settings() {
       .add("countdown-value-max", o.value_max, 1, kMaxNumber,
            "largest value on the way, in problems and base text")
       .add("countdown-test-share", o.test_share, 0, 1,
-           "share of all problems kept for testing if there is no test file")
+           "fraction of all problems kept for testing if there is no test file")
       .add("countdown-search-share", o.search_share, 0, 1,
-           "base text: share of documents that search; others guess")
+           "base text: fraction of documents that search; others guess")
       .add("countdown-go-on", o.go_on, 0, 1,
-           "base text: chance that one more attempt fails after a failed one")
+           "base text: probability that one more attempt fails after a failed one")
       .add("countdown-solved", o.solved, 0, 1,
-           "base text: share of searches that end solved; others give up")
+           "base text: fraction of searches that end solved; others give up")
       .add("countdown-misjudged", o.misjudged, 0, 1,
-           "base text: share of attempts whose check comes out wrong")
+           "base text: fraction of attempts whose check comes out wrong")
       .add("countdown-guess-right", o.guess_right, 0, 1,
-           "base text: share of guesses that are right")
+           "base text: fraction of guesses that are right")
       .add("countdown-max-attempts", o.max_attempts, 2, 1000,
            "base text: most attempts of one search");
   return list;
@@ -166,9 +166,8 @@ void Countdown::prepare(uint64_t seed) {
       throw std::invalid_argument(o.train_file + ": every row belongs to the test split");
   }
   std::set<std::pair<uint64_t, int64_t>> seen;  // numbers and target
-  for (uint64_t draw = 0; o.test_file.empty() && seen.size() < kMaxTest && draw < 100 * kMaxTest;
-       ++draw) {
-    Random random(seed, kTest, draw);
+  for (uint64_t i = 0; o.test_file.empty() && seen.size() < kMaxTest && i < 100 * kMaxTest; ++i) {
+    Random random(seed, kTest, i);
     const Puzzle puzzle = generate(Split::test, random);
     if (seen.emplace(split_key(puzzle.numbers), puzzle.target).second) test.push_back(puzzle);
   }
@@ -186,7 +185,7 @@ Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const
     Puzzle puzzle;
     puzzle.numbers.resize(static_cast<size_t>(random.between(o.count_min, o.count_max)));
     for (int64_t& number : puzzle.numbers) number = random.between(o.number_min, o.number_max);
-    const Attempt attempt = draw_attempt(puzzle.numbers, o.value_max, random);
+    const Attempt attempt = random_attempt(puzzle.numbers, o.value_max, random);
     puzzle.target = attempt.value.num;
     if (puzzle.target < o.target_min || puzzle.target > o.target_max) continue;
     if (in_test(puzzle) != (split == Split::test)) continue;
@@ -194,7 +193,7 @@ Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const
     return puzzle;
   }
   throw std::invalid_argument(
-      std::string("countdown: 100000 draws gave no problem for the ") +
+      std::string("countdown: 100000 tries gave no problem for the ") +
       (split == Split::test ? "test" : "training") +
       " split; are countdown-target-min and -max, countdown-test-share too narrow?");
 }

@@ -20,7 +20,7 @@ constexpr auto choices(Template) {
   return std::array{Choice{base, "base"}, Choice{chat, "chat"}, Choice{short_form, "short"}};
 }
 
-/// Numbers and the value to reach. As text, which is a problem's gold answer: "6,6,1=36".
+/// Numbers and the value to reach. The gold answer of a problem is their text: "6,6,1=36".
 struct Puzzle {
   std::vector<int64_t> numbers;
   int64_t target = 0;
@@ -48,32 +48,32 @@ class Countdown : public Task {
   Options options;  // set before prepare()
 
   Settings settings() override;
-  /// Loads the files. A line that is no usable problem throws with its place; a training row that
-  /// belongs to the test split is left out and counted on standard error.
+  /// Loads the files. An unusable line throws std::invalid_argument with file and line. Training
+  /// rows that belong to the test split are left out; standard error says how many.
   void prepare(uint64_t seed) override;
-  /// From a file: test rows in their order, training rows in a new order each epoch. Generated:
-  /// solvable; those of the test split all differ until they start again after 2048, or as many as
-  /// the ranges hold.
+  /// From a file: test rows in their order, training rows in a new order each epoch. Generated
+  /// problems are solvable. The test split repeats after 2048 different ones, or as many as the
+  /// ranges allow.
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
   Grade grade(const Problem& problem, std::string_view response, bool finished) const override;
-  /// The exact value of the last answer, "36" or "24/7", so that every way to write it votes
-  /// together; marked if it does not use exactly the given numbers. "" if no answer can be read.
+  /// The exact value of the last answer, "36" or "24/7", so that all ways to write it vote
+  /// together; with a remark if it does not use exactly the given numbers. "" if no answer can be
+  /// read.
   std::string answer(const Problem& problem, std::string_view response) const override;
   /// Reads the short form: attempts that begin with " try " and are judged " yes." or " no.". The
-  /// last two, searches and guesses, speak of every form: a search is a response that reflects().
+  /// last two tallies hold for every form: a search is a response that reflects(), a guess is not.
   std::vector<Tally> diagnose(const Problem& problem, std::string_view response) const override;
-  /// Short form only. The problem is generated, in no test split, even where the training split
-  /// comes from a file.
+  /// Short form only. The problem is always generated, and never from the test split.
   Document document(int64_t index) const override;
   std::string tokenizer_json() const override;
 
  private:
   enum Sequence : uint64_t { kTrain, kTest, kDocuments, kEpochs };
 
-  /// One rule for files and generator: a puzzle belongs to the test split if its numbers stand in
-  /// the test file, or without one fall into a fixed share of all, whatever the seed. Neither the
-  /// order of the numbers nor the target matters [T40].
+  /// One rule for files and generator: a puzzle belongs to the test split if its numbers are in the
+  /// test file or, without one, if their hash falls below test_share, whatever the seed. Neither
+  /// the order of the numbers nor the target matters [T40].
   bool in_test(const Puzzle& puzzle) const;
   Puzzle generate(Split split, Random& random, Attempt* solution = nullptr) const;
   std::string prompt(const Puzzle& puzzle) const;
@@ -83,11 +83,10 @@ class Countdown : public Task {
   std::set<uint64_t> test_keys_;             // numbers of the test file
 };
 
-/// The response returns to the problem after a failed check. In words: an equation, later a phrase
-/// that rejects or hesitates ("no.", "wrong", "too high", "wait", ...), later a phrase that starts
-/// anew ("try", "instead", "let me",
-/// ...), later another equation. Letter case does not matter. A rule of thumb on natural language;
-/// on the short form it means that another attempt follows " no." or " wait, try ".
+/// Whether the response returns to the problem after a failed check: an equation, later a phrase
+/// that rejects or hesitates ("no.", "wrong", "too high", "wait", ...), later one that starts anew
+/// ("try", "instead", "let me", ...), later another equation, in upper or lower case. A heuristic
+/// on natural language; on the short form, another attempt follows " no." or " wait, try ".
 bool reflects(std::string_view response);
 
 }  // namespace tiny_zero::countdown

@@ -7,8 +7,8 @@
 namespace tiny_zero::countdown {
 namespace {
 
-__extension__ using Wide =
-    __int128;  // holds every product of two 64-bit numbers, and the sum of two such products
+// Holds every product of two 64-bit numbers, and the sum of two such products.
+__extension__ using Wide = __int128;
 
 constexpr Rational kUndefined{0, 0};
 
@@ -103,8 +103,7 @@ Expression parse_expression(std::string_view text) {
     } else if (want_operand && symbol == '(') {
       stacks.operators.push_back('(');
     } else if (want_operand && symbol == '-' && previous == '(') {
-      stacks.values.push_back(
-          {0, 1});  // "-x" at the start reads "0-x"; the 0 is no number of the answer
+      stacks.values.push_back({0, 1});  // "-x" reads as "0-x"; this 0 is no literal
       stacks.operators.push_back('-');
     } else if (!want_operand && symbol == ')') {
       stacks.reduce(1);

@@ -1,6 +1,6 @@
 // TinyZero's second task, and the smallest example of one: the product of two numbers of up to n
-// digits. Departure: reasoning and answer are asked for in words, and a decimal answer is compared
-// as text, never converted.
+// digits. Departures: the prompt asks for reasoning and answer in words; the digits of an answer
+// are compared as text, never converted.
 
 #include <algorithm>
 #include <set>

@@ -1,5 +1,4 @@
-// What a response does besides being right or wrong: does it come back after a failed check, and
-// can its checks be trusted?
+// Does a response return to the problem after a failed check, and how reliable are its checks?
 #include <algorithm>
 #include <cctype>
 
@@ -8,8 +7,7 @@
 namespace tiny_zero::countdown {
 namespace {
 
-/// Where the earliest of the phrases at or after `from` begins at the start of a word; npos if none
-/// does.
+/// Where the first of the phrases begins, at or after `from` and at the start of a word, or npos.
 size_t find_phrase(std::string_view text, size_t from,
                    const std::vector<std::string_view>& phrases) {
   size_t first = std::string_view::npos;

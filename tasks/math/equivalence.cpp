@@ -29,8 +29,8 @@ bool needs_positive(const Node& node) {
   });
 }
 
-/// What may stand left of "=" for the value on the right: in a gold answer x, AB, f(x) or (x,y); in
-/// an answer any expression without numbers, such as a + b.
+/// Whether the node may name the value on the other side of "=": in a gold answer x, AB, f(x) or
+/// (x,y); in a model's answer any expression without numbers, such as a + b.
 bool is_name(const Node& node, bool lenient) {
   if (node.kind == Kind::symbol) return has_variable(node);
   if (node.kind == Kind::text || node.name.starts_with("unknown ")) return true;
@@ -41,16 +41,15 @@ bool is_name(const Node& node, bool lenient) {
                      [&](const Node& n) { return is_name(n, lenient); });
 }
 
-/// The value of "name = value", "value = name" or "name \in value"; nullptr if the node is not one
-/// of them.
+/// The value of "name = value", "value = name" or "name \in value"; nullptr for any other node.
 const Node* named_value(const Node& node, bool lenient) {
   if (node.kind != Kind::relation || (node.name != "=" && node.name != "e")) return nullptr;
   if (is_name(node.args.front(), lenient)) return &node.args.back();
   return node.name == "=" && is_name(node.args[1], /*lenient=*/false) ? &node.args[0] : nullptr;
 }
 
-/// The members of a list or set, a value with \pm being two, and one thing the list of itself. "k
-/// \in \mathbb{Z}" beside others is a remark.
+/// The members of a list or set; a single node is a list of one, and a value with \pm is two
+/// members. "k \in \mathbb{Z}" beside other members is dropped.
 std::vector<Node> list_members(const Node& node, bool lenient) {
   const Node* value = named_value(node, lenient);
   const Node& inner = value && value->kind == Kind::set ? *value : node;

@@ -16,7 +16,7 @@ constexpr uint64_t kRootsOfMinusOne[] = {583529827753931384, 966685122347009555}
 constexpr int64_t kMaxFactorial = 3000;
 constexpr size_t kMaxDecimalDigits = 12;
 
-/// a b modulo prime k, as 2^61 is its offset there.
+/// a b modulo prime k, where 2^61 equals its offset.
 uint64_t times(uint64_t a, uint64_t b, int k) {
   Wide product = static_cast<Wide>(a) * b;
   for (int i = 0; i < 2; ++i) product = (product >> 61) * kOffsets[k] + (product & (kPower - 1));
@@ -50,7 +50,7 @@ uint64_t power(uint64_t base, uint64_t exponent, int k) {
   return result;
 }
 
-/// Of a negative number the real root if there is one, as in \sqrt[3]{-8}.
+/// A power; of a negative base the real root if there is one, as in \sqrt[3]{-8}.
 Complex power(Complex base, Complex exponent) {
   const long double b = base.real(), e = exponent.real();
   if (base.imag() != 0 || exponent.imag() != 0) return std::pow(base, exponent);
@@ -62,7 +62,7 @@ Complex power(Complex base, Complex exponent) {
   return b < 0 ? std::pow(Complex(b), exponent) : Complex(std::pow(b, e));
 }
 
-/// The integer below 1e15 that an expression without variables is, if it is one.
+/// The value of an expression without variables, if it is an integer below 1e15.
 std::optional<int64_t> as_integer(const Node& node, const Value& value) {
   const Complex z = value.approximate;
   if (z.imag() != 0 || !(std::abs(z.real()) < 1e15L) || has_variable(node)) return std::nullopt;
@@ -81,7 +81,7 @@ Value power(const Value& base, const Value& exponent, std::optional<int64_t> n) 
   return result;
 }
 
-/// x (x - 1) ... of n factors.
+/// The falling factorial x (x - 1) ... of n factors.
 Value falling(const Value& x, int64_t n) {
   Value product = integer(1);
   for (int64_t j = 0; j < n; ++j) product = product * (x + integer(-j));

@@ -1,39 +1,38 @@
 #pragma once
 // The grader of MATH: finds the final answer of a response, and decides whether it is the same
-// mathematical object as the reference. README.md tells what counts as the same. Pure,
-// deterministic, silent; never throws, never executes.
+// mathematical object as the gold answer. README.md lists what counts as the same. Pure,
+// deterministic and silent; never throws, never executes anything.
 
 #include <optional>
 #include <string_view>
 
 namespace tiny_zero::math {
 
-/// What the last \boxed{...}, \fbox{...} or "\boxed 5" holds, braces balanced. Nothing if there is
-/// none, or if the last one is empty or cut off: an earlier one is not what the response ends with.
+/// The content of the last \boxed{...}, \fbox{...} or "\boxed 5", braces balanced. Nothing if there
+/// is none, or if the last one is empty or truncated: an earlier one is not the final answer.
 std::optional<std::string_view> extract_boxed(std::string_view text);
 
-/// The last number, with its sign, thousands commas and decimals, as GSM8K is graded: "so
-/// $1,234.50." gives "1,234.50".
+/// The last number, with its sign, thousands commas and decimals, as GSM8K is graded:
+/// "so $1,234.50." gives "1,234.50".
 std::optional<std::string_view> extract_last_number(std::string_view text);
 
-/// What the last complete <answer>...</answer> holds, without white space around it [T27]; nothing
-/// if that is empty.
+/// last_answer() without white space around it [T27]; nothing if that is empty.
 std::optional<std::string_view> extract_tagged(std::string_view text);
 
-/// The answer of a response: the last box in its last <answer>, where the box may be missing, but
-/// not be empty or cut off; without tags the last box.
+/// The answer of a response: the last box in its last <answer>, or without a box all of that;
+/// without tags the last box. An empty or truncated box is no answer.
 std::optional<std::string_view> extract_answer(std::string_view response);
 
 struct Verdict {
   bool equal = false;
-  std::string_view reason;  // "equal", "different", "the right answer cannot be read" or "the
-                            // answer cannot be read"
+  // "equal", "different", "the right answer cannot be read" or "the answer cannot be read"
+  std::string_view reason;
 };
 
 /// Compares a model's answer with the gold answer. What cannot be read equals nothing. Time and
 /// memory are bounded: answers beyond 1,024 bytes are not read, and a comparison that takes too
-/// long finds "different". Not symmetric in one place: an answer "a+b=5" gives the value asked for,
-/// 5, but a gold "a+b=5" is an equation.
+/// long yields "different". Asymmetric in one respect: an answer "a+b=5" gives the value asked for,
+/// 5, but a gold answer "a+b=5" is an equation.
 Verdict compare(std::string_view gold, std::string_view answer);
 
 inline bool equivalent(std::string_view gold, std::string_view answer) {

@@ -1,6 +1,5 @@
-// Departure from ORZ and SimpleRL: no stop words. Where they cut a response behind "</answer>",
-// here the model has to end it, and with math-need-end a response that was cut at the limit has no
-// answer.
+// Departure from ORZ and SimpleRL: no stop words. They end a response after "</answer>"; here the
+// model has to end it itself, and with math-need-end a truncated response has no answer.
 #include "tasks/math/math.h"
 
 #include <algorithm>
@@ -46,7 +45,7 @@ int64_t read_level(std::string text) {
   return text[0] - '0';
 }
 
-/// The rows of a file, or of the sample for "", whose reference the grader can read.
+/// The rows of a file, or of the sample for "", whose gold answer the grader can read.
 std::vector<Row> read_rows(const std::string& path) {
   std::ifstream file(path);
   std::istringstream sample(kSample);
@@ -68,8 +67,8 @@ std::vector<Row> read_rows(const std::string& path) {
   return rows;
 }
 
-/// Where a problem falls between 0 and 1, the same whatever the seed and the other rows.
-double place_of(const std::string& problem) { return unit_interval(mix_text(problem)); }
+/// Decides the split: uniform in [0, 1), and the same whatever the seed and the other rows.
+double hash_of(const std::string& problem) { return unit_interval(mix_text(problem)); }
 
 }  // namespace
 
@@ -81,8 +80,8 @@ Row read_row(const std::string& line, const std::string& place) try {
              field(row, {"subject", "type"}),
              field(row, {"source"}),
              read_level(field(row, {"level"}))};
-  if (const size_t mark = result.answer.rfind("####");
-      mark != std::string::npos) {  // GSM8K's solution and answer
+  const size_t mark = result.answer.rfind("####");
+  if (mark != std::string::npos) {  // GSM8K's solution and answer
     result.solution = result.answer;
     result.answer.erase(0, result.answer.find_first_not_of(' ', mark + 4));
   } else if (result.answer.empty()) {
@@ -108,15 +107,15 @@ Settings Math::settings() {
       .add("math-train-file", o.train_file,
            "JSON Lines of problems to train on; empty = a sample of 60 problems")
       .add("math-test-file", o.test_file,
-           "the same to test on; empty = a share of the training file")
+           "the same to test on; empty = a part of the training file")
       .add("math-test-share", o.test_share, 0, 1,
-           "share of the training file kept for testing if there is no test file")
+           "fraction of the training file kept for testing if there is no test file")
       .add("math-level-min", o.level_min, 0, 5,
            "training problems: lowest level; 0 also takes those without a level")
       .add("math-level-max", o.level_max, 0, 5, "training problems: highest level")
       .add("math-subject", o.subject, "training problems: of this subject only; empty = of all")
       .add("math-count", o.count, 0, 1'000'000'000,
-           "training problems: so many, drawn by the seed; 0 = all")
+           "training problems: so many, chosen at random by the seed; 0 = all")
       .add("math-template", o.prompt_template,
            "prompt: with tags for base models, the chat form of Qwen2.5-Math, words only, or the "
            "problem alone")
@@ -141,7 +140,7 @@ void Math::prepare(uint64_t seed) {
   test = o.test_file.empty() ? train : read_rows(o.test_file);
   std::set<std::string> tested;
   if (o.test_file.empty())
-    std::erase_if(test, [&](const Row& row) { return place_of(row.problem) >= o.test_share; });
+    std::erase_if(test, [&](const Row& row) { return hash_of(row.problem) >= o.test_share; });
   for (const Row& row : test) tested.insert(row.problem);
   const size_t shared =
       std::erase_if(train, [&](const Row& row) { return tested.contains(row.problem); });
@@ -157,10 +156,10 @@ void Math::prepare(uint64_t seed) {
     throw std::invalid_argument(
         "math: no training problem is left; see math-train-file, -level-min, -level-max, -subject");
   }
-  std::vector<Row> drawn;
+  std::vector<Row> chosen;
   for (int64_t i = 0; i < std::min(o.count, std::ssize(train)); ++i)
-    drawn.push_back(train_row(kCount, i));
-  if (!drawn.empty()) train = drawn;
+    chosen.push_back(train_row(kCount, i));
+  if (!chosen.empty()) train = chosen;
 }
 
 const Row& Math::train_row(Sequence sequence, int64_t index) const {
@@ -219,26 +218,28 @@ std::optional<std::string_view> Math::extract(std::string_view response) const {
   return extract_answer(response);
 }
 
-/// With tags: "reasoning </think> <answer> ... </answer>", each tag once and nothing behind;
+/// With tags: "reasoning </think> <answer> ... </answer>", each tag once and nothing after them;
 /// without: a closed box.
 bool Math::has_form(std::string_view response) const {
   if (options.prompt_template != Template::orz) return extract_boxed(response).has_value();
-  size_t behind = 0;
+  size_t end = 0;
   for (const std::string_view tag : {"</think>", "<answer>", "</answer>"}) {
     const size_t at = response.find(tag);
-    if (at == std::string_view::npos || at < behind || at != response.rfind(tag)) return false;
-    behind = at + tag.size();
+    if (at == std::string_view::npos || at < end || at != response.rfind(tag)) return false;
+    end = at + tag.size();
   }
-  return response.find_first_not_of(" \t\r\n", behind) == std::string_view::npos;
+  return response.find_first_not_of(" \t\r\n", end) == std::string_view::npos;
 }
 
 Grade Math::grade(const Problem& problem, std::string_view response, bool finished) const {
-  const bool cut = options.need_end && !finished;
-  const auto found = cut ? std::nullopt : extract(response);
+  const bool truncated = options.need_end && !finished;
+  const auto found = truncated ? std::nullopt : extract(response);
   Grade grade;
   if (found) grade = grade_answer(problem, *found);
-  if (!found)
-    grade.reward = options.none_score, grade.reason = cut ? "the response was cut" : "no answer";
+  if (!found) {
+    grade.reward = options.none_score;
+    grade.reason = truncated ? "the response was cut" : "no answer";
+  }
   grade.formatted = has_form(response);
   if (grade.formatted) grade.reward += options.format_score;
   for (const std::string_view word :

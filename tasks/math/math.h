@@ -1,6 +1,6 @@
 #pragma once
 // Problems whose answer is a mathematical object, from JSON Lines files: MATH, GSM8K, AIME, or your
-// own. Which answers are the same is the grader's matter (grader.h).
+// own. The grader (grader.h) decides which answers are the same.
 
 #include <array>
 #include <cstdint>
@@ -26,22 +26,22 @@ constexpr auto choices(Extract) {
   return std::array{Choice{any, "any"}, Choice{tags, "tags"}, Choice{number, "number"}};
 }
 
-/// One problem of a file. README.md lists the spellings of a row.
+/// One problem of a file. README.md lists the fields of a row.
 struct Row {
   std::string problem, answer, solution;
   std::string subject, source;  // "" = unknown
   int64_t level = 0;            // 1 (easy) to 5; 0 = unknown
 };
 
-/// @param line   {"problem", "answer" or "solution", "level", "subject", "source"}, or MATH's or
-/// GSM8K's own fields
+/// @param line   {"problem", "answer" or "solution", "level", "subject", "source"}, or the fields
+///               of MATH or GSM8K
 /// @param place  file and line, for errors
-/// @throws std::invalid_argument with the place, what was found and what was wanted
+/// @throws std::invalid_argument with file and line, what was found and what was wanted
 Row read_row(const std::string& line, const std::string& place);
 
 struct Options {
-  std::string train_file = {},
-              test_file = {};  // "" = the sample; no test file = a share of the training file
+  // "" = the sample; without a test file, part of the training file is kept for testing
+  std::string train_file = {}, test_file = {};
   double test_share = 0.25;
   int64_t level_min = 0, level_max = 5, count = 0;
   std::string subject = {};
@@ -57,7 +57,7 @@ class Math : public Task {
 
   Settings settings() override;
   /// Loads the files. Rows whose gold answer the grader cannot read [T28], and training rows that
-  /// stand in the test file, are left out and named on standard error.
+  /// are in the test file, are left out and reported on standard error.
   void prepare(uint64_t seed) override;
   /// Test rows in their order, training rows in a new order each epoch; tagged with level, subject
   /// and source.
@@ -67,7 +67,7 @@ class Math : public Task {
   Grade grade_answer(const Problem& problem, std::string_view answer) const override;
   std::string answer(const Problem& problem, std::string_view response) const override;
   bool same_answer(const std::string& a, const std::string& b) const override;
-  /// A training problem with its own solution, right or wrong as the file has it.
+  /// A training problem with its solution as the file has it, right or wrong.
   Document document(int64_t index) const override;
   std::string tokenizer_json() const override;
 

@@ -1,5 +1,5 @@
-// LaTeX to tokens to a tree. Whatever is not understood throws Unreadable, which does not leave
-// this file.
+// LaTeX to tokens to a tree. What is not understood throws Unreadable, which does not leave this
+// file.
 #include <algorithm>
 #include <map>
 #include <sstream>
@@ -17,7 +17,7 @@ struct Unreadable {};
 
 // ---- Tokens ----
 
-/// end         behind the last token
+/// end         after the last token
 /// number      text: digits; the value is text * 10^scale
 /// letter      a variable: one letter, or a command such as \theta
 /// word        two or more letters without \text: a product or a word
@@ -25,8 +25,8 @@ struct Unreadable {};
 /// function    sin, log, ...
 /// command     frac, sqrt, ...
 /// mark        operators, brackets, separators
-/// Of known names only, no tokens: layout is dropped, a fraction is one of two digits, a unit is
-/// dropped behind a value, a clock is a word there.
+/// The other types classify known names and make no tokens: layout is dropped, a fraction has one
+/// digit over another, a unit is dropped after a value, and "pm" of a clock is a word there.
 struct Token {
   enum Type {
     end,
@@ -48,7 +48,8 @@ struct Token {
   bool is(std::string_view mark_text) const { return type == mark && text == mark_text; }
 };
 
-/// What is known: "spelling", which without its backslash is the token's text, or "spelling=text".
+/// The known names: "spelling", which without its backslash is the token's text, or
+/// "spelling=text".
 constexpr std::pair<Token::Type, std::string_view> kNames[] = {
     {Token::command,
      R"(\frac \dfrac=frac \tfrac=frac \cfrac=frac \sqrt √=sqrt \binom \dbinom=binom \tbinom=binom
@@ -211,7 +212,7 @@ class Lexer {
     if (last.type == Token::mark) return contains(" ) ] } | deg ", last.text);
     return last.type == Token::number || (last.type == Token::letter && tokens.size() > 1);
   }
-  /// Behind a unit: the "^2" of "cm^2" and of "\text{cm}^2", the "/h" of "km/h".
+  /// After a unit: the "^2" of "cm^2" and of "\text{cm}^2", the "/h" of "km/h".
   void skip_unit_end() {
     const bool closes = starts_with("}^");
     if (closes || peek() == '^') {
@@ -283,7 +284,7 @@ Node power_node(Node base, Node exponent) {
 Node inverse(Node node) { return power_node(std::move(node), number_node("-1")); }
 Node quotient(Node a, Node b) { return {Kind::product, "", {std::move(a), inverse(std::move(b))}}; }
 
-/// A sum, product, ... of one is that one.
+/// A sum, product, ... of one node is that node.
 Node collapse(Kind kind, std::vector<Node> args, std::string name = {}) {
   return args.size() == 1 ? args[0] : Node{kind, std::move(name), std::move(args)};
 }
@@ -489,8 +490,8 @@ class Parser {
     return base;
   }
 
-  /// What follows a ^: a group or one signed power, so that a^b^c is a^(b^c). "2^10" means what it
-  /// says, not 2^1 0.
+  /// What follows a ^: a group or one signed power, so that a^b^c is a^(b^c). "2^10" is 1024, not
+  /// 2^1 0 as in TeX.
   Node exponent() { return peek().is("{") ? group() : with_sign(&Parser::power); }
   Node group() { return take("{") ? expect("}", sum()) : fail(); }
 
@@ -589,8 +590,8 @@ class Parser {
     return exponent.name == "1" ? value : power_node(std::move(value), std::move(exponent));
   }
 
-  /// Round and square brackets and braces group one thing, or list several; \{ \} is always a set,
-  /// but for what follows a \mid, which describes it.
+  /// Round and square brackets and braces group one node, or list several; \{ \} is always a set,
+  /// except for the condition after a \mid.
   Node bracket() {
     const std::string open = next().text;
     if (open == "emptyset" || (open == "\\{" && take("\\}"))) return {Kind::set, "{}"};
