@@ -3,170 +3,118 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <set>
 
-#include "tiny_zero/files/json.h"
 #include "tiny_zero/random.h"
 
 namespace tiny_zero {
 
 using torch::Tensor;
 
-namespace {
+// ---- Forward pass -------------------------------------------------------------------------------
 
-const std::map<std::string, std::string> kArchitectures{
-    {"qwen2", "Qwen2ForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}, {"llama", "LlamaForCausalLM"}};
-
-/// Fields that would change the computation, with the only value that is computed here.
-const std::map<std::string, Json> kOnlyValues{
-    {"hidden_act", "silu"},      {"use_sliding_window", false},
-    {"attention_bias", false},   {"mlp_bias", false},
-    {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
-    {"use_mrope", false},        {"is_encoder_decoder", false},
-    {"pretraining_tp", 1},       {"quantization_config", nullptr}};
-
-/// Fields that are read below, and those that do not change what a model computes from tokens;
-/// dropout is never applied [T31], and the windows count only with use_sliding_window.
-bool is_understood(const std::string& name) {
-  static const std::set<std::string> known{
-      "model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers",
-      "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-      "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps",
-      "tie_word_embeddings", "layer_types",
-      // not read
-      "attention_dropout", "dtype", "initializer_range", "is_llama_config", "max_window_layers",
-      "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "torch_dtype",
-      "transformers.js_config", "transformers_version", "unsloth_fixed", "use_cache"};
-  return known.contains(name) || name.starts_with('_') || name.ends_with("_token_id");
+Tensor Model::narrow(const Tensor& parameter) const {
+  return parameter.defined() ? parameter.to(compute_type_) : parameter;
 }
 
-/// Appends the ids of an eos_token_id, which is a number, a list or absent.
-void add_end_ids(const Json& fields, std::vector<int64_t>& ids) {
-  const Json value = fields.value("eos_token_id", Json());
-  for (const Json& id : value.is_number() ? Json::array({value}) : value) {
-    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
+
+template <class Attend>
+Tensor Model::run_layers(Tensor x, const Attend& attend) const {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    const Tensor normed = rms_norm(x, narrow(layer.input_norm), config_.norm_eps);
+    Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
+    if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);
+    x = torch::addmm(x, attend(i, qkv), narrow(layer.output_weight).t());
+    const Tensor gate_up = torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps),
+                                         narrow(layer.gate_up_weight));
+    x = torch::addmm(x, swiglu(gate_up), narrow(layer.down_weight).t());
   }
+  return rms_norm(x, narrow(final_norm_), config_.norm_eps);
 }
 
-}  // namespace
+/// RMSNorm over each head of the queries and keys.   [Qwen3]   @param qkv (N, (H + 2K) D)   @return
+/// the same shape
+Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
+  const auto& [heads, kv_heads, dim] = config_.attention;
+  const auto parts =
+      qkv.view({qkv.size(0), -1, dim}).split_with_sizes({heads, kv_heads, kv_heads}, /*dim=*/1);
+  const auto norm = [&, dim = dim](const Tensor& part, const Tensor& weight) {
+    return rms_norm(part.reshape({-1, dim}), narrow(weight), config_.norm_eps).view(part.sizes());
+  };
+  return torch::cat({norm(parts[0], layer.query_norm), norm(parts[1], layer.key_norm), parts[2]},
+                    /*dim=*/1)
+      .view(qkv.sizes());
+}
 
-ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
-  const Json fields = read_json(path, "--model wants a directory that holds it");
-  const auto fail = [&](const std::string& name, const Json& found, const std::string& wanted) {
-    throw std::invalid_argument(path.string() + ": " + name + " is " + found.dump() + ", " +
-                                wanted);
-  };
-  const auto size = [&](const char* name, const Json& value,
-                        int64_t most) {  // bounds what a broken file could ask for
-    if (!value.is_number_integer() || value < 1 || value > most)
-      fail(name, value, "want a whole number from 1 to " + std::to_string(most));
-    return value.get<int64_t>();
-  };
-  ModelConfig config;
-  config.source = fields.dump(2);
-  try {
-    config.family = fields.value("model_type", "");
-    const auto architecture = kArchitectures.find(config.family);
-    if (architecture == kArchitectures.end())
-      fail("model_type", config.family, "supported are qwen2, qwen3 and llama");
-    const Json architectures = Json::array({architecture->second});
-    if (fields.value("architectures", architectures) != architectures)
-      fail("architectures", fields["architectures"], "supported is " + architectures.dump());
-    for (const auto& [name, value] : fields.items()) {
-      const auto only = kOnlyValues.find(name);
-      if (only != kOnlyValues.end() && value != only->second)
-        fail(name, value, "supported is " + only->second.dump());
-      if (only == kOnlyValues.end() && !is_understood(name))
-        fail(name, value,
-             "which this program does not know; remove it if it does not change what the model "
-             "computes");
+Tensor Model::hidden_states(const PackedTokens& tokens) const {
+  if (at::GradMode::is_enabled()) gradients();
+  return run_layers(embed(tokens.ids), [&](size_t, const Tensor& qkv) {
+    return packed_attention(qkv, rope_, tokens.starts, config_.attention);
+  });
+}
+
+Tensor Model::head_weight() const {
+  const Tensor& head = lm_head_.defined() ? lm_head_ : embedding_;
+  return device().is_cpu() ? head : narrow(head);
+}
+
+TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets,
+                               double temperature, bool with_entropy) const {
+  const Tensor weight = head_weight();
+  return token_log_probs(hidden.index_select(0, positions).to(weight.scalar_type()), weight,
+                         targets, temperature, config_.used_vocab_size, with_entropy);
+}
+
+Tensor Model::values(const Tensor& hidden, const Tensor& positions) const {
+  TORCH_CHECK(value_head_.defined(), "this model has no value head");
+  return torch::linear(hidden.index_select(0, positions).to(torch::kFloat32), value_head_)
+      .squeeze(1);
+}
+
+std::vector<KvCache> Model::make_cache(int64_t rows, int64_t capacity) const {
+  std::vector<KvCache> cache;
+  const auto options = torch::device(device()).dtype(compute_type_);
+  for (int64_t i = 0; i < config_.num_layers; ++i)
+    cache.emplace_back(rows, capacity, config_.attention, options);
+  return cache;
+}
+
+Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
+                      int64_t copies) const {
+  std::vector<int64_t> source, rows, positions, last;  // packed token -> its places in the cache
+  for (size_t s = 0; s + 1 < prompts.starts.size(); ++s) {
+    last.push_back(prompts.starts[s + 1] - 1);
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      for (int64_t i = prompts.starts[s]; i < prompts.starts[s + 1]; ++i) {
+        source.push_back(i);
+        rows.push_back(static_cast<int64_t>(s) * copies + copy);
+        positions.push_back(i - prompts.starts[s]);
+      }
     }
-    for (const Json& type : fields.value("layer_types", Json::array())) {
-      if (type != "full_attention") fail("layer_types", type, "supported is \"full_attention\"");
-    }
-    constexpr int64_t kMaxSize = 1 << 24, kMaxLayers = 1000;
-    config.vocab_size = config.used_vocab_size =
-        size("vocab_size", fields.at("vocab_size"), kMaxSize);
-    config.hidden_size = size("hidden_size", fields.at("hidden_size"), kMaxSize);
-    config.num_layers = size("num_hidden_layers", fields.at("num_hidden_layers"), kMaxLayers);
-    config.ffn_size = size("intermediate_size", fields.at("intermediate_size"), kMaxSize);
-    auto& [heads, kv_heads, head_dim] = config.attention;
-    heads = size("num_attention_heads", fields.at("num_attention_heads"), kMaxSize);
-    kv_heads =
-        size("num_key_value_heads", fields.value("num_key_value_heads", Json(heads)), kMaxSize);
-    Json dim = fields.value("head_dim", Json());
-    head_dim = size("head_dim", dim.is_null() ? Json(config.hidden_size / heads) : dim, kMaxSize);
-    if (heads % kv_heads != 0 || head_dim % 2 != 0)
-      fail("num_key_value_heads", kv_heads,
-           "want a divisor of num_attention_heads, and an even head_dim");
-    config.max_positions =
-        size("max_position_embeddings", fields.at("max_position_embeddings"), 1 << 20);
-    const char* rope_name = fields.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
-    Json rope = fields.value(rope_name, Json());  // newer files keep rope_theta in rope_parameters
-    if (rope.is_null()) rope = Json::object();
-    config.rope_theta = rope.value("rope_theta", fields.value("rope_theta", config.rope_theta));
-    const std::string type = rope.value("rope_type", rope.value("type", "default"));
-    if (type == "llama3") {
-      config.rope_scaling = {rope.at("factor"), rope.at("low_freq_factor"),
-                             rope.at("high_freq_factor"),
-                             rope.at("original_max_position_embeddings")};
-    }
-    for (const char* known : {"rope_theta", "rope_type", "type"}) rope.erase(known);
-    const auto& scaling = config.rope_scaling;
-    const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
-                          scaling.high_freq_factor > scaling.low_freq_factor &&
-                          scaling.original_positions >= 1;
-    if (!possible || rope.size() != (type == "llama3" ? 4 : 0) ||
-        (type != "llama3" && type != "default")) {
-      fail(rope_name, fields.value(rope_name, Json()),
-           "supported are rope_type \"default\" and \"llama3\" with its four numbers");
-    }
-    config.norm_eps = fields.value("rms_norm_eps", config.norm_eps);
-    config.tie_embeddings = fields.value("tie_word_embeddings", false);
-    add_end_ids(fields, config.end_ids);
-    const auto generation = path.parent_path() / "generation_config.json";
-    if (std::filesystem::exists(generation)) add_end_ids(read_json(generation, ""), config.end_ids);
-  } catch (const Json::exception& error) {
-    throw std::invalid_argument(path.string() + ": " + error.what());
   }
-  return config;
+  const auto on_device = [&](const std::vector<int64_t>& values) {
+    return torch::tensor(values, torch::kInt64).to(device());
+  };
+  const Tensor sources = on_device(source), row_ids = on_device(rows),
+               position_ids = on_device(positions);
+  const Tensor hidden = run_layers(embed(prompts.ids), [&](size_t i, const Tensor& qkv) {
+    store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids,
+                      position_ids);
+    return packed_attention(qkv, rope_, prompts.starts, config_.attention);
+  });
+  return head_logits(hidden.index_select(0, on_device(last)), head_weight(),
+                     config_.used_vocab_size);
 }
 
-ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_size) {
-  ModelConfig config;
-  config.vocab_size = config.used_vocab_size = vocab_size;
-  config.hidden_size = settings.hidden;
-  config.num_layers = settings.layers;
-  config.attention = {settings.heads, settings.kv_heads, settings.hidden / settings.heads};
-  config.ffn_size = settings.ffn;
-  config.max_positions = settings.max_positions;
-  config.rope_theta = settings.rope_theta;
-  return config;
-}
-
-void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype) const {
-  Json fields = source.empty()
-                    ? Json{{"architectures", {kArchitectures.at(family)}},
-                           {"model_type", family},
-                           {"hidden_act", "silu"},
-                           {"hidden_size", hidden_size},
-                           {"intermediate_size", ffn_size},
-                           {"max_position_embeddings", max_positions},
-                           {"num_attention_heads", attention.num_heads},
-                           {"num_hidden_layers", num_layers},
-                           {"num_key_value_heads", attention.num_kv_heads},
-                           {"head_dim", attention.head_dim},
-                           {"rms_norm_eps", norm_eps},
-                           {"rope_theta", rope_theta},
-                           {"tie_word_embeddings", tie_embeddings},
-                           {"eos_token_id", end_ids.size() == 1 ? Json(end_ids[0]) : Json(end_ids)},
-                           {"vocab_size", vocab_size}}
-                    : Json::parse(source);
-  fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] =
-      dtype == torch::kBFloat16  ? "bfloat16"
-      : dtype == torch::kFloat16 ? "float16"
-                                 : "float32";
-  write_text(path, fields.dump(2) + "\n");
+Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,
+                     std::vector<KvCache>& cache) const {
+  const int64_t length = positions.max().item<int64_t>() + 1;
+  const Tensor row_ids = rows.to(device()), position_ids = positions.to(device());
+  const Tensor hidden = run_layers(embed(ids.to(device())), [&](size_t i, const Tensor& qkv) {
+    return cached_attention(cache[i], qkv, rope_, config_.attention, row_ids, position_ids, length);
+  });
+  return head_logits(hidden, head_weight(), config_.used_vocab_size);
 }
 
 PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequences,
@@ -181,25 +129,7 @@ PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequenc
   return packed;
 }
 
-/// (positions, D / 2) each. Angles in double: float loses 1e-4 at position 1e3.
-static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
-  if (device.is_meta()) return {};
-  const auto half = config.attention.head_dim / 2;
-  const auto& scaling = config.rope_scaling;
-  Tensor frequency = torch::pow(config.rope_theta,
-                                -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
-  if (scaling.factor !=
-      1) {  // waves longer than original / low are stretched, shorter than original / high kept
-    const Tensor waves = frequency * (scaling.original_positions /
-                                      (2 * std::numbers::pi));  // in the original length
-    const Tensor kept =
-        ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor));
-    frequency = frequency * (kept.clamp(0, 1) * (1 - 1 / scaling.factor) + 1 / scaling.factor);
-  }
-  const Tensor angles =
-      torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
-  return {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
-}
+// ---- Construction -------------------------------------------------------------------------------
 
 std::vector<Model::Place> Model::places() {
   const int64_t d = config_.hidden_size, f = config_.ffn_size,
@@ -224,6 +154,26 @@ std::vector<Model::Place> Model::places() {
   return places;
 }
 
+/// (positions, D / 2) each. Angles in double: float loses 1e-4 at position 1e3.
+static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
+  if (device.is_meta()) return {};
+  const auto half = config.attention.head_dim / 2;
+  const auto& scaling = config.rope_scaling;
+  Tensor frequency = torch::pow(config.rope_theta,
+                                -torch::arange(half, torch::kFloat64) / static_cast<double>(half));
+  if (scaling.factor !=
+      1) {  // waves longer than original / low are stretched, shorter than original / high kept
+    const Tensor waves = frequency * (scaling.original_positions /
+                                      (2 * std::numbers::pi));  // in the original length
+    const Tensor kept =
+        ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor));
+    frequency = frequency * (kept.clamp(0, 1) * (1 - 1 / scaling.factor) + 1 / scaling.factor);
+  }
+  const Tensor angles =
+      torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
+  return {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
+}
+
 Model::Model(const ModelConfig& config, Head head, torch::Device device)
     : config_(config), head_(head), layers_(config.num_layers), rope_(make_rope(config, device)) {
   int64_t count = 0, offset = 0;
@@ -235,17 +185,6 @@ Model::Model(const ModelConfig& config, Head head, torch::Device device)
     leaves_.push_back(*tensor);
     offset += size;
   }
-}
-
-Tensor& Model::gradients() const {
-  if (!gradients_.defined()) {
-    gradients_ = torch::zeros_like(parameters_);
-    for (const auto& leaf : leaves_) {
-      leaf.mutable_grad() =
-          gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
-    }
-  }
-  return gradients_;
 }
 
 Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device)
@@ -272,6 +211,47 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
   final_norm_.fill_(1.0);
   fill(lm_head_, deviation);
 }
+
+Tensor& Model::gradients() const {
+  if (!gradients_.defined()) {
+    gradients_ = torch::zeros_like(parameters_);
+    for (const auto& leaf : leaves_) {
+      leaf.mutable_grad() =
+          gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
+    }
+  }
+  return gradients_;
+}
+
+Model Model::clone(Head head) const {
+  const at::NoGradGuard no_grad;
+  Model copy(config_, head, device());
+  copy.compute_type_ = compute_type_;
+  const NamedTensors own = named_tensors();
+  const TensorMap by_name(own.begin(), own.end());
+  for (auto& [name, target] : copy.named_tensors()) {
+    if (by_name.contains(name)) target.copy_(by_name.at(name));
+  }
+  return copy;
+}
+
+Model Model::narrowed() const {
+  Model copy = *this;
+  for (auto& place : copy.places()) *place.tensor = place.tensor->detach().to(compute_type_);
+  if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
+  return copy;
+}
+
+void Model::limit_vocabulary(int64_t size) {
+  if (size > config_.vocab_size) {
+    throw std::invalid_argument(
+        "the tokenizer has " + std::to_string(size) + " ids, the model's embedding only " +
+        std::to_string(config_.vocab_size) + " rows: do they belong together?");
+  }
+  config_.used_vocab_size = size;
+}
+
+// ---- Files --------------------------------------------------------------------------------------
 
 NamedTensors Model::named_tensors() const {
   NamedTensors named{{"model.embed_tokens.weight", embedding_}};
@@ -357,137 +337,19 @@ void Model::save(const std::filesystem::path& directory, torch::Dtype dtype) con
   save_safetensors(directory / "model.safetensors", named_tensors(), dtype);
 }
 
-Model Model::clone(Head head) const {
-  const at::NoGradGuard no_grad;
-  Model copy(config_, head, device());
-  copy.compute_type_ = compute_type_;
-  const NamedTensors own = named_tensors();
-  const TensorMap by_name(own.begin(), own.end());
-  for (auto& [name, target] : copy.named_tensors()) {
-    if (by_name.contains(name)) target.copy_(by_name.at(name));
-  }
-  return copy;
+std::filesystem::path model_directory(const Config& config) {
+  if (config.model.empty())
+    throw std::invalid_argument("model is empty, want a model directory: --model DIR");
+  return config.model;
 }
 
-Model Model::narrowed() const {
-  Model copy = *this;
-  for (auto& place : copy.places()) *place.tensor = place.tensor->detach().to(compute_type_);
-  if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
-  return copy;
-}
-
-void Model::limit_vocabulary(int64_t size) {
-  if (size > config_.vocab_size) {
-    throw std::invalid_argument(
-        "the tokenizer has " + std::to_string(size) + " ids, the model's embedding only " +
-        std::to_string(config_.vocab_size) + " rows: do they belong together?");
-  }
-  config_.used_vocab_size = size;
-}
-
-Tensor Model::narrow(const Tensor& parameter) const {
-  return parameter.defined() ? parameter.to(compute_type_) : parameter;
-}
-
-Tensor Model::head_weight() const {
-  const Tensor& head = lm_head_.defined() ? lm_head_ : embedding_;
-  return device().is_cpu() ? head : narrow(head);
-}
-
-Tensor Model::embed(const Tensor& ids) const { return narrow(torch::embedding(embedding_, ids)); }
-
-/// RMSNorm over each head of the queries and keys.   [Qwen3]   @param qkv (N, (H + 2K) D)   @return
-/// the same shape
-Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
-  const auto& [heads, kv_heads, dim] = config_.attention;
-  const auto parts =
-      qkv.view({qkv.size(0), -1, dim}).split_with_sizes({heads, kv_heads, kv_heads}, /*dim=*/1);
-  const auto norm = [&, dim = dim](const Tensor& part, const Tensor& weight) {
-    return rms_norm(part.reshape({-1, dim}), narrow(weight), config_.norm_eps).view(part.sizes());
-  };
-  return torch::cat({norm(parts[0], layer.query_norm), norm(parts[1], layer.key_norm), parts[2]},
-                    /*dim=*/1)
-      .view(qkv.sizes());
-}
-
-template <class Attend>
-Tensor Model::run_layers(Tensor x, const Attend& attend) const {
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& layer = layers_[i];
-    const Tensor normed = rms_norm(x, narrow(layer.input_norm), config_.norm_eps);
-    Tensor qkv = torch::linear(normed, narrow(layer.qkv_weight), narrow(layer.qkv_bias));
-    if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);
-    x = torch::addmm(x, attend(i, qkv), narrow(layer.output_weight).t());
-    const Tensor gate_up = torch::linear(rms_norm(x, narrow(layer.ffn_norm), config_.norm_eps),
-                                         narrow(layer.gate_up_weight));
-    x = torch::addmm(x, swiglu(gate_up), narrow(layer.down_weight).t());
-  }
-  return rms_norm(x, narrow(final_norm_), config_.norm_eps);
-}
-
-Tensor Model::hidden_states(const PackedTokens& tokens) const {
-  if (at::GradMode::is_enabled()) gradients();
-  return run_layers(embed(tokens.ids), [&](size_t, const Tensor& qkv) {
-    return packed_attention(qkv, rope_, tokens.starts, config_.attention);
-  });
-}
-
-TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets,
-                               double temperature, bool with_entropy) const {
-  const Tensor weight = head_weight();
-  return token_log_probs(hidden.index_select(0, positions).to(weight.scalar_type()), weight,
-                         targets, temperature, config_.used_vocab_size, with_entropy);
-}
-
-Tensor Model::values(const Tensor& hidden, const Tensor& positions) const {
-  TORCH_CHECK(value_head_.defined(), "this model has no value head");
-  return torch::linear(hidden.index_select(0, positions).to(torch::kFloat32), value_head_)
-      .squeeze(1);
-}
-
-std::vector<KvCache> Model::make_cache(int64_t rows, int64_t capacity) const {
-  std::vector<KvCache> cache;
-  const auto options = torch::device(device()).dtype(compute_type_);
-  for (int64_t i = 0; i < config_.num_layers; ++i)
-    cache.emplace_back(rows, capacity, config_.attention, options);
-  return cache;
-}
-
-Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
-                      int64_t copies) const {
-  std::vector<int64_t> source, rows, positions, last;  // packed token -> its places in the cache
-  for (size_t s = 0; s + 1 < prompts.starts.size(); ++s) {
-    last.push_back(prompts.starts[s + 1] - 1);
-    for (int64_t copy = 0; copy < copies; ++copy) {
-      for (int64_t i = prompts.starts[s]; i < prompts.starts[s + 1]; ++i) {
-        source.push_back(i);
-        rows.push_back(static_cast<int64_t>(s) * copies + copy);
-        positions.push_back(i - prompts.starts[s]);
-      }
-    }
-  }
-  const auto on_device = [&](const std::vector<int64_t>& values) {
-    return torch::tensor(values, torch::kInt64).to(device());
-  };
-  const Tensor sources = on_device(source), row_ids = on_device(rows),
-               position_ids = on_device(positions);
-  const Tensor hidden = run_layers(embed(prompts.ids), [&](size_t i, const Tensor& qkv) {
-    store_keys_values(cache[i], qkv.index_select(0, sources), rope_, config_.attention, row_ids,
-                      position_ids);
-    return packed_attention(qkv, rope_, prompts.starts, config_.attention);
-  });
-  return head_logits(hidden.index_select(0, on_device(last)), head_weight(),
-                     config_.used_vocab_size);
-}
-
-Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positions,
-                     std::vector<KvCache>& cache) const {
-  const int64_t length = positions.max().item<int64_t>() + 1;
-  const Tensor row_ids = rows.to(device()), position_ids = positions.to(device());
-  const Tensor hidden = run_layers(embed(ids.to(device())), [&](size_t i, const Tensor& qkv) {
-    return cached_attention(cache[i], qkv, rope_, config_.attention, row_ids, position_ids, length);
-  });
-  return head_logits(hidden, head_weight(), config_.used_vocab_size);
+LoadedModel load_model(const Config& config) {
+  const auto directory = model_directory(config);
+  LoadedModel loaded{Tokenizer::from_file(directory / "tokenizer.json"),
+                     Model::load(directory, Head::language_model, torch::Device(config.device))};
+  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
+  loaded.model.set_compute_type(to_dtype(config.compute_type));
+  return loaded;
 }
 
 }  // namespace tiny_zero

@@ -9,47 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "tiny_zero/files/model_config.h"
 #include "tiny_zero/files/safetensors.h"
+#include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
-
-/// Llama 3.1's stretching of slow rotary frequencies to longer texts; factor 1 is none.
-struct RopeScaling {
-  double factor = 1.0, low_freq_factor = 1.0, high_freq_factor = 4.0;
-  double original_positions = 8192;
-};
-
-/// config.json of a Hugging Face model: the fields that decide the computation.
-struct ModelConfig {
-  std::string family = "qwen2";  // model_type: qwen2, qwen3 or llama
-  int64_t vocab_size = 0;        // rows of the embedding matrix
-  int64_t used_vocab_size =
-      0;  // ids from here on are padding; not in the file, see Model::limit_vocabulary()
-  int64_t hidden_size = 128;
-  int64_t num_layers = 4;
-  AttentionShape attention{4, 4, 32};
-  int64_t ffn_size = 320;
-  int64_t max_positions = 1024;
-  double rope_theta = 10000.0;
-  RopeScaling rope_scaling;
-  double norm_eps = 1e-6;
-  bool tie_embeddings = true;
-  std::vector<int64_t> end_ids;  // tokens that end a response, of config.json and of
-                                 // generation_config.json beside it
-  std::string source;            // the file's text, to be handed on; empty for a new model
-
-  bool qkv_bias() const { return family == "qwen2"; }
-  bool qk_norm() const { return family == "qwen3"; }
-
-  /// Throws std::invalid_argument naming the field, what it holds and what is supported. A field
-  /// that this program does not know is refused too, as it might change the result.
-  static ModelConfig from_file(const std::filesystem::path& path);
-  void to_file(const std::filesystem::path& path, torch::Dtype dtype) const;
-  /// The shape of a new model as the settings have it; it has no end ids yet.
-  static ModelConfig from_settings(const Config& settings, int64_t vocab_size);
-};
 
 inline torch::Dtype to_dtype(ComputeType type) {
   return type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
@@ -164,5 +129,14 @@ class Model {
   std::vector<Layer> layers_;
   Rope rope_;
 };
+
+struct LoadedModel {
+  Tokenizer tokenizer;
+  Model model;
+};
+/// config.model for sampling and scoring: vocabulary limited to the tokenizer's, compute type set.
+LoadedModel load_model(const Config& config);
+/// config.model; throws std::invalid_argument if it is empty.
+std::filesystem::path model_directory(const Config& config);
 
 }  // namespace tiny_zero

@@ -7,8 +7,8 @@
 #include <map>
 #include <set>
 
+#include "tiny_zero/rollout.h"
 #include "tiny_zero/settings/progress.h"
-#include "tiny_zero/verbs/pipes.h"
 
 namespace tiny_zero {
 namespace {

@@ -16,12 +16,6 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-std::filesystem::path model_directory(const Config& config) {
-  if (config.model.empty())
-    throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  return config.model;
-}
-
 void for_each_line(const std::function<void(const Json&)>& act, std::istream& in = std::cin,
                    const std::string& name = "standard input") {
   std::string line;
@@ -59,15 +53,6 @@ std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
 }
 
 }  // namespace
-
-LoadedModel load_model(const Config& config) {
-  const auto directory = model_directory(config);
-  LoadedModel loaded{Tokenizer::from_file(directory / "tokenizer.json"),
-                     Model::load(directory, Head::language_model, torch::Device(config.device))};
-  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
-  loaded.model.set_compute_type(to_dtype(config.compute_type));
-  return loaded;
-}
 
 void tokenize(const Config& config) {
   const Tokenizer tokenizer = Tokenizer::from_file(model_directory(config) / "tokenizer.json");

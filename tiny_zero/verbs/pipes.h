@@ -6,13 +6,6 @@
 
 namespace tiny_zero {
 
-struct LoadedModel {
-  Tokenizer tokenizer;
-  Model model;
-};
-/// config.model for sampling and scoring: vocabulary limited to the tokenizer's, compute type set.
-LoadedModel load_model(const Config& config);
-
 /// {"text"} -> {"ids"}, or back with config.decode.
 void tokenize(const Config& config);
 
