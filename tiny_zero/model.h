@@ -1,8 +1,7 @@
 #pragma once
-// One decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention,
-// SwiGLU, tied or separate embeddings. Families differ in two points: biases on q, k, v (Qwen2) and
-// norms of q and k (Qwen3); Llama has neither. Everything runs on packed sequences, without
-// padding.
+// A decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU,
+// tied or separate embeddings. The families differ in two points: Qwen2 has biases on q, k and v,
+// Qwen3 norms of q and k; Llama has neither. Sequences are packed, without padding.
 
 #include <filesystem>
 #include <string>
@@ -20,7 +19,7 @@ inline torch::Dtype to_dtype(ComputeType type) {
   return type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
 }
 
-/// Sequences one after another: ids (N,) int64 and starts (S + 1 offsets).
+/// Sequences one after another: ids (N,) int64, and S + 1 offsets where they start.
 struct PackedTokens {
   torch::Tensor ids;
   std::vector<int64_t> starts{0};
@@ -30,7 +29,7 @@ struct PackedTokens {
   int64_t count() const { return starts.back(); }
 };
 
-/// What a trunk's hidden states are turned into; `both` is a policy that shares its trunk with the
+/// What sits on top of the last hidden states; `both` is a policy that shares its layers with the
 /// critic.
 enum class Head { language_model, value, both };
 
@@ -39,29 +38,30 @@ class Model {
   /// Random weights: normal(0, 0.02), output projections divided by sqrt(2 layers) [GPT-2].
   Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device);
 
-  /// Weights of zero; on torch::kMeta shapes without memory.
+  /// All weights zero; on torch::kMeta shapes without memory.
   Model(const ModelConfig& config, Head head, torch::Device device);
 
   /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head
-  /// that the file lacks starts at zero [T19]. Names, shapes and types are compared with
-  /// config.json before anything is allocated.
+  /// that the file lacks starts at zero [T19].
+  /// @throws std::invalid_argument for config.json, std::runtime_error for the weights: their
+  /// names, shapes and types are compared with config.json before anything is allocated
   static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
   /// Writes config.json and model.safetensors, the weights in this type.
   void save(const std::filesystem::path& directory, torch::Dtype dtype = torch::kFloat32) const;
-  /// The same weights in another model: a reference, a critic's trunk, or a copy for sampling.
+  /// A copy of the weights: a reference model, or a critic that starts from the policy.
   Model clone(Head head) const;
-  /// The same model for sampling, its weights in the compute type: narrowed once, not at every
-  /// token. Shares the memory of what has the type already, so it costs nothing in float32.
-  Model narrowed() const;
+  /// This model with its weights in the compute type, cast once instead of at every token. In
+  /// float32 it shares this model's memory and costs nothing.
+  Model cast_for_sampling() const;
 
-  /// Type of the matrix products. The parameters stay float32 [T12]: they are narrowed where they
-  /// are used.
+  /// Type of the matrix products. The parameters stay float32 [T12] and are cast where they are
+  /// used.
   void set_compute_type(torch::Dtype dtype) { compute_type_ = dtype; }
   torch::Dtype compute_type() const { return compute_type_; }
 
   /// Last hidden states after the final norm.   @return (N, d)
   torch::Tensor hidden_states(const PackedTokens& tokens) const;
-  /// Log-probs of given tokens, row `positions[i]` of the hidden states predicting `targets[i]`.
+  /// Log-probs of given tokens: row `positions[i]` of `hidden` predicts `targets[i]`.
   TokenLogProbs log_probs(const torch::Tensor& hidden, const torch::Tensor& positions,
                           const torch::Tensor& targets, double temperature,
                           bool with_entropy) const;
@@ -70,28 +70,30 @@ class Model {
 
   /// Caches of all layers for `rows` sequences of up to `capacity` tokens.
   std::vector<KvCache> make_cache(int64_t rows, int64_t capacity) const;
-  /// Runs each prompt once and writes it into all the cache rows of its group.
-  /// @param copies  rows a prompt: prompt s fills rows s * copies ... s * copies + copies - 1
+  /// Runs each prompt once and fills all cache rows of its group.
+  /// @param copies  cache rows per prompt: prompt s fills rows s * copies to s * copies + copies -
+  /// 1
   /// @return float32 logits after the last token of each prompt, (S, used_vocab_size)
   torch::Tensor prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
                         int64_t copies) const;
   /// One more token for some rows of the cache.
-  /// @param ids, rows, positions  (B,) int64 on the CPU; rows distinct, in order if they are all
+  /// @param ids, rows, positions  (B,) int64 on the CPU; rows distinct, and in order if they are
+  /// all rows of the cache
   /// @return float32 logits (B, used_vocab_size)
   torch::Tensor decode(const torch::Tensor& ids, const torch::Tensor& rows,
                        const torch::Tensor& positions, std::vector<KvCache>& cache) const;
 
   const ModelConfig& config() const { return config_; }
   torch::Device device() const { return parameters_.device(); }
-  /// All parameters, and their gradients, as one flat float32 vector each: what the optimiser and
-  /// checkpoints see.
+  /// All parameters, and their gradients, as one flat float32 vector each, which is all that the
+  /// optimiser sees.
   torch::Tensor& parameters() { return parameters_; }
   const torch::Tensor& parameters() const { return parameters_; }
-  /// Allocated at the first use or differentiable pass: a reference or a model that only samples
+  /// Allocated at the first use or differentiable pass, so that a model that only samples or scores
   /// has none.
   torch::Tensor& gradients() const;
   /// Views of the parameters, and of their gradients, as files name them.
-  NamedTensors named_tensors() const;
+  const NamedTensors& named_tensors() const { return named_; }
   NamedTensors named_gradients() const;
   /// The value head (1, d), zero until trained or set.
   torch::Tensor value_head() const { return value_head_; }
@@ -103,28 +105,29 @@ class Model {
     torch::Tensor input_norm, qkv_weight, output_weight, ffn_norm, gate_up_weight, down_weight;
     torch::Tensor qkv_bias, query_norm, key_norm;  // undefined where the family has none
   };
-  struct Place {
+  /// A tensor of the weights file. Neighbours with one `tensor` are its rows from top to bottom: q,
+  /// k and v are one matrix in memory, and so are gate and up.
+  struct Parameter {
+    std::string name;  // in the file
     torch::Tensor* tensor;
     std::vector<int64_t> shape;
   };
 
-  std::vector<Place>
-  places();  // of all tensors that this model has, in the order of the flat vector
-  torch::Tensor narrow(const torch::Tensor& parameter) const;  // to the compute type
-  torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
-  torch::Tensor head_weight()
-      const;  // of the language model, float32 on the CPU, whose bfloat16 products round logits
-  /// One block; `attend` maps (layer index, qkv) to the attended values.
+  std::vector<Parameter> list_parameters();                  // in the order of the flat vector
+  torch::Tensor cast(const torch::Tensor& parameter) const;  // to the compute type
+  torch::Tensor head_weight() const;
+  torch::Tensor embed(const torch::Tensor& ids) const;
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;
-  torch::Tensor embed(const torch::Tensor& ids) const;
+  torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
 
   ModelConfig config_;
   Head head_;
   torch::Dtype compute_type_ = torch::kFloat32;
   torch::Tensor parameters_;
   mutable torch::Tensor gradients_;
-  std::vector<torch::Tensor> leaves_;  // what autograd knows: shaped slices of parameters_
+  NamedTensors named_;                 // slices of parameters_, as the weights file has them
+  std::vector<torch::Tensor> leaves_;  // slices of parameters_, as the forward pass uses them
   torch::Tensor embedding_, final_norm_, lm_head_, value_head_;
   std::vector<Layer> layers_;
   Rope rope_;

@@ -69,7 +69,7 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   rollout.log_probs = torch::zeros({responses, options_.max_response_tokens});
   rollout.lengths.assign(responses, 0);
   rollout.finished.assign(responses, false);
-  const Model model = policy_.narrowed();
+  const Model model = policy_.cast_for_sampling();
   const int64_t prompts_per_batch = std::max<int64_t>(1, options_.batch / group_size);
   for (int64_t first = 0; first < num_prompts; first += prompts_per_batch) {
     sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), call);
