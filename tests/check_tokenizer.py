@@ -15,6 +15,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import unicodedata
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -27,6 +28,17 @@ QWEN2 = (
     r"|\s+(?!\S)|\s+"
 )
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+OTHERS = {  # patterns that no stored case has
+    "gpt4o": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "deepseek": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "thousands": r"(?=(\d{3})+(?!\d))",  # matches are empty
+    "lines": r"^[^\n]|\s*$|(?<=[a-z])[A-Z]",
+}
 
 # "<|end" is a prefix of "<|end|>", so the longest must win; the last is sought only after normalisation.
 ADDED = [
@@ -130,6 +142,7 @@ def untrained(kind):
         "llama3": [pre_tokenizers.Split(Regex(LLAMA3), "isolated")],
         "smollm2": [pre_tokenizers.Digits(individual_digits=True)],
         "gpt2": [],
+        **{name: [pre_tokenizers.Split(Regex(pattern), "isolated")] for name, pattern in OTHERS.items()},
     }[kind]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, byte_level]) if before else byte_level
     tokenizer.decoder = decoders.ByteLevel()
@@ -220,9 +233,11 @@ def main():
         return write_data()
     rng = random.Random("lines")
     lines = [line(rng) for _ in range(options.lines)]
+    # PCRE2 10.42 knows the characters of Unicode 14.0, as Python 3.11 does, the library later ones.
+    lines = [text for text in lines if all(unicodedata.category(c) != "Cn" for c in text)]
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
-        folders = [options.model] if options.model else [pathlib.Path(folder) / kind for kind in KINDS]
+        folders = [options.model] if options.model else [pathlib.Path(folder) / kind for kind in (*KINDS, *OTHERS)]
         for path in folders:
             if not options.model:
                 path.mkdir()

@@ -1,7 +1,7 @@
-// Feeds mutated files to the two parsers that read what others wrote, built with address and
-// undefined sanitizers:
+// Feeds mutated files to the two parsers of other people's files, under the address and
+// undefined-behaviour sanitizers:
 //   make fuzz SECONDS=600
-// A file may be read or refused with the documented exception; anything else ends the program with
+// A file may be read, or refused with the documented exception; anything else ends the program with
 // the file's bytes in fuzz_failure. Files that were read become new starting points.
 
 #include <chrono>
@@ -65,7 +65,17 @@ const std::vector<std::string> kWords{"\"dtype\"",
                                       "\\",
                                       "\xff",
                                       "\u00e9",
-                                      "\u0120"};
+                                      "\u0120",
+                                      "\"Regex\"",
+                                      "\\\\p{L}+",
+                                      "(?=",
+                                      "(a|",
+                                      ")*",
+                                      "{2,9}",
+                                      "|",
+                                      "[^",
+                                      "\\\\K",
+                                      "(?R)"};
 
 std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
   for (size_t changes = 1 + below(4); changes > 0; --changes) {
@@ -191,6 +201,7 @@ int main(int argc, char** argv) {
                                 : R"({"version":"1.0",
       "added_tokens":[{"id":6,"content":"<|end|>","lstrip":false,"normalized":true,"special":true}],
       "normalizer":{"type":"NFC"}, "decoder":{"type":"ByteLevel"}, "pre_tokenizer":{"type":"Sequence","pretokenizers":[
+        {"type":"Split","pattern":{"Regex":"(?:\\s?[a-z]+)+|(?<=1)2"},"behavior":"Isolated","invert":false},
         {"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}]},
       "model":{"type":"BPE","dropout":null,"unk_token":"u","ignore_merges":true,"vocab":{"t":0,"h":1,"th":2,"e":3,
         "the":4,"u":5},"merges":["t h",["th","e"]]}})");

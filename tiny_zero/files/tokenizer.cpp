@@ -1,5 +1,7 @@
 #include "tiny_zero/files/tokenizer.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -16,8 +18,7 @@
 namespace tiny_zero {
 
 struct Tokenizer::WordCache {
-  static constexpr size_t kMaxWords = 1 << 16,
-                          kMaxWordBytes = 256;  // some tens of MB at the very worst
+  static constexpr size_t kMaxWords = 1 << 16, kMaxWordBytes = 256;  // at most tens of MB
   std::mutex mutex;
   TextMap<std::vector<int64_t>> ids;
 };
@@ -26,53 +27,31 @@ namespace {
 
 using nlohmann::json;
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Characters
+// ---- Characters ---------------------------------------------------------------------------------
 
-enum class Kind { letter, number, space, other, none };  // \p{L}, \p{N}, \s, the rest, past the end
 struct Char {
-  Kind kind;
   size_t bytes;
-  int32_t code;  // -1 if the byte does not begin a UTF-8 character
+  int32_t code;  // -1 for a byte that is not part of a UTF-8 character
 };
 
-Kind kind_of(int32_t code) {
-  // White_Space of Unicode, which utf8proc has no property for. Not in it: U+180E, U+200B, U+FEFF,
-  // U+001C to U+001F.
-  if ((code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 ||
-      code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
-      code == 0x202F || code == 0x205F || code == 0x3000) {
-    return Kind::space;
-  }
-  const auto category = utf8proc_category(code);
-  if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) return Kind::letter;
-  if (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO) return Kind::number;
-  return Kind::other;
-}
+bool is_ascii(char byte) { return static_cast<uint8_t>(byte) < 128; }
 
 Char char_at(std::string_view text, size_t position) {
-  static const auto ascii_kinds = [] {
-    std::array<Kind, 128> kinds;
-    for (int32_t code = 0; code < 128; ++code) kinds[code] = kind_of(code);
-    return kinds;
-  }();
-  if (position >= text.size()) return {Kind::none, 0, -1};
+  if (position >= text.size()) return {0, -1};
   const auto* begin = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
-  if (*begin < 128) return {ascii_kinds[*begin], 1, *begin};
+  if (*begin < 128) return {1, *begin};
   utf8proc_int32_t code;
   const auto bytes =
       utf8proc_iterate(begin, static_cast<utf8proc_ssize_t>(text.size() - position), &code);
-  if (bytes <= 0) return {Kind::other, 1, -1};
-  return {kind_of(code), static_cast<size_t>(bytes), code};
+  if (bytes <= 0) return {1, -1};
+  return {static_cast<size_t>(bytes), code};
 }
 
-/// Canonical composition; bytes that are not UTF-8 stay where they are.
+/// Canonical composition (NFC); bytes that are not UTF-8 are kept.
 std::string to_nfc(std::string_view text) {
-  // Nothing composes across the seam of two ASCII characters, so most of a text need not go through
-  // utf8proc.
+  // Nothing composes across two neighbouring ASCII characters, so most of a text can skip utf8proc.
   const auto ascii_pair = [&](size_t i) {
-    return static_cast<uint8_t>(text[i]) < 128 &&
-           (i + 1 == text.size() || static_cast<uint8_t>(text[i + 1]) < 128);
+    return is_ascii(text[i]) && (i + 1 == text.size() || is_ascii(text[i + 1]));
   };
   std::string result;
   for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
@@ -94,8 +73,8 @@ std::string to_nfc(std::string_view text) {
   return result;
 }
 
-/// GPT-2 spells each byte as one printable character, so that a vocabulary is text: itself, or
-/// U+0100 and up in order.
+/// GPT-2 spells each byte as one printable character, so that a vocabulary is readable text:
+/// printable bytes as themselves, the others as U+0100, U+0101, ... in order.
 const std::array<int32_t, 256>& byte_spelling() {
   static const auto codes = [] {
     std::array<int32_t, 256> result;
@@ -119,8 +98,8 @@ std::string spell(std::string_view bytes) {
   return result;
 }
 
-/// Inverse of spell(). A token with any other character, as some special ones have, stands for
-/// itself.
+/// Inverse of spell(). A token with any other character, as some special tokens have, is returned
+/// as it is.
 std::string unspell(const std::string& token) {
   static const auto bytes_by_code = [] {
     std::unordered_map<int32_t, char> result;
@@ -138,109 +117,31 @@ std::string unspell(const std::string& token) {
   return result;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Pre-tokenisation. Each function returns the number of bytes of the first piece of a text that is
-// not empty.
+// ---- Pre-tokenisation ---------------------------------------------------------------------------
 
-/// A pattern this file knows, and the two points in which the scanner below has to tell them apart.
-struct Pattern {
-  std::string_view regex;
-  bool modern;  // contractions in any case, one sign of any kind before a word, line ends kept
-                // together
-  size_t max_digits;  // in one piece
-};
-constexpr Pattern kGpt2Pattern = {
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)", false,
-    std::string_view::npos};
-constexpr Pattern kQwen2Pattern = {
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-    true, 1};
-constexpr Pattern kLlama3Pattern = {
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-    true, 3};
+constexpr const char* kGpt2Pattern =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-bool is_line_end(char byte) { return byte == '\r' || byte == '\n'; }
-
-/// End of the run of one kind that starts at `position`.
-size_t run_end(std::string_view text, size_t position, Kind kind,
-               size_t max_chars = std::string_view::npos) {
-  for (; max_chars > 0; --max_chars) {
+/// What PCRE2 gets to see of a text: valid UTF-8 with the same offsets.
+/// - A byte that is not UTF-8 becomes U+0001, which is no letter, number or space.
+/// - U+180E becomes U+200B. PCRE2's \s matches it, though Unicode no longer calls it a space.
+std::string as_subject(std::string_view text) {
+  std::string subject(text);
+  for (size_t position = 0; position < text.size();) {
     const Char next = char_at(text, position);
-    if (next.kind != kind) break;
+    if (next.code < 0) subject[position] = '\x01';
+    if (next.code == 0x180E) subject.replace(position, next.bytes, "\u200B");
     position += next.bytes;
   }
-  return position;
+  return subject;
 }
 
-/// Bytes of 's, 't, 're, 've, 'm, 'll or 'd at the start, 0 if there is none.
-size_t contraction(std::string_view text, bool any_case) {
-  if (text[0] != '\'') return 0;
-  if (any_case && text.substr(1, 2) == "\u017F") return 3;  // long s folds to s
-  std::string letters(text.substr(1, 2));
-  for (char& letter : letters) {
-    if (any_case && letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter + 32);
-  }
-  if (letters == "re" || letters == "ve" || letters == "ll") return 3;
-  return !letters.empty() && std::string_view("stmd").find(letters[0]) != std::string_view::npos
-             ? 2
-             : 0;
-}
+// ---- Reading the file ---------------------------------------------------------------------------
 
-/// What the regular expression would match. Its alternatives come in its order; looking one
-/// character ahead suffices.
-size_t pattern_piece(std::string_view text, const Pattern& pattern) {
-  if (const size_t bytes = contraction(text, pattern.modern)) return bytes;
-  const Char first = char_at(text, 0), second = char_at(text, first.bytes);
-  const bool blank = text[0] == ' ';
+// Keeps a broken file from asking for a table of gigabytes.
+constexpr int64_t kMaxId = (1 << 20) - 1;
 
-  // [^\r\n\p{L}\p{N}]?\p{L}+  or  ' '?\p{L}+
-  if (first.kind == Kind::letter) return run_end(text, 0, Kind::letter);
-  const bool may_lead_word =
-      pattern.modern ? first.kind != Kind::number && !is_line_end(text[0]) : blank;
-  if (may_lead_word && second.kind == Kind::letter) return run_end(text, first.bytes, Kind::letter);
-
-  // \p{N}{1,max_digits}  or  ' '?\p{N}+
-  if (first.kind == Kind::number) return run_end(text, 0, Kind::number, pattern.max_digits);
-  if (!pattern.modern && blank && second.kind == Kind::number)
-    return run_end(text, 1, Kind::number);
-
-  // ' '?[^\s\p{L}\p{N}]+[\r\n]*  or the same without line ends
-  if (first.kind == Kind::other || (blank && second.kind == Kind::other)) {
-    size_t end = run_end(text, first.bytes, Kind::other);
-    while (pattern.modern && end < text.size() && is_line_end(text[end])) ++end;
-    return end;
-  }
-
-  // \s*[\r\n]+ | \s+(?!\S) | \s+ : up to the last line end; else all but the last space, which may
-  // lead a word
-  size_t end = 0, last_space = 0, after_line_end = 0;
-  for (Char next = first; next.kind == Kind::space; next = char_at(text, end)) {
-    last_space = end;
-    end += next.bytes;
-    if (is_line_end(text[last_space])) after_line_end = end;
-  }
-  if (pattern.modern && after_line_end > 0) return after_line_end;
-  return end == text.size() || last_space == 0 ? end : last_space;
-}
-
-size_t digits_piece(std::string_view text, bool individual) {
-  if (char_at(text, 0).kind == Kind::number)
-    return run_end(text, 0, Kind::number, individual ? 1 : text.size());
-  size_t end = 0;
-  for (Char next = char_at(text, 0); next.bytes > 0 && next.kind != Kind::number;
-       next = char_at(text, end)) {
-    end += next.bytes;
-  }
-  return end;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Reading the file
-
-constexpr int64_t kMaxId =
-    (1 << 20) - 1;  // keeps a broken file from asking for a table of gigabytes
-
-/// A JSON value with the way to it, so that each complaint says where.
+/// A JSON value with its path, so that each error says where.
 struct Field {
   const json& value;
   std::string path;  // "tokenizer.json: model.merges[3]"
@@ -294,6 +195,82 @@ uint64_t pair_key(int32_t left, int32_t right) {
 
 }  // namespace
 
+/// A regular expression that cuts a text: each match is a piece, and so is what lies between two.
+class Tokenizer::Splitter {
+ public:
+  /// @param field  where the pattern stands in the file, for errors
+  Splitter(const std::string& pattern, const Field& field) : path_(field.path) {
+    int error = 0;
+    size_t offset = 0;
+    // Oniguruma, which defines the patterns, lets ^ and $ match at each line.
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                              PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                              &error, &offset, nullptr),
+                pcre2_code_free);
+    if (!code_)
+      field.fail("a regular expression; byte " + std::to_string(offset) + ": " + message(error));
+    pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);  // without it matching is only slower
+    match_.reset(pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+    context_.reset(pcre2_match_context_create(nullptr), pcre2_match_context_free);
+    if (!match_ || !context_) throw std::bad_alloc();
+    pcre2_set_match_limit(context_.get(), kMatchLimit);
+  }
+
+  /// Calls `act` with begin and end of each piece of a subject that as_subject() made.
+  template <class Action>
+  void cut(std::string_view subject, const Action& act) const {
+    const size_t* const found = pcre2_get_ovector_pointer(match_.get());
+    size_t begin = 0;          // of the next piece
+    size_t from = 0;           // where the search goes on
+    bool after_match = false;  // whether `from` is the end of a match
+    while (from <= subject.size() && search(subject, from)) {
+      // \K may move the ends of a match; never backwards here.
+      const size_t first = std::max(found[0], from), last = std::max(found[1], first);
+      // Like Oniguruma, no empty match right after a match, but one character further on.
+      if (first == last && first == from && after_match) {
+        from += std::max<size_t>(1, char_at(subject, from).bytes);
+        after_match = false;
+        continue;
+      }
+      if (begin < first) act(begin, first);
+      if (first < last) act(first, last);
+      begin = from = last;
+      after_match = true;
+    }
+    if (begin < subject.size()) act(begin, subject.size());
+  }
+
+ private:
+  static constexpr uint32_t kMatchLimit = 10'000'000;  // stops patterns such as (a+)+$ in a second
+
+  /// Finds a match at `from` or later, skipping the check for UTF-8 that as_subject() makes
+  /// needless.
+  bool search(std::string_view subject, size_t from) const {
+    const auto run = [&](const auto& match, uint32_t options) {
+      return match(code_.get(), reinterpret_cast<PCRE2_SPTR>(subject.data()), subject.size(), from,
+                   PCRE2_NO_UTF_CHECK | options, match_.get(), context_.get());
+    };
+    int result = run(pcre2_jit_match, 0);  // on a small stack; the interpreter uses the heap
+    if (result == PCRE2_ERROR_JIT_STACKLIMIT || result == PCRE2_ERROR_JIT_BADOPTION)
+      result = run(pcre2_match, PCRE2_NO_JIT);
+    if (result < 0 && result != PCRE2_ERROR_NOMATCH)
+      throw std::invalid_argument(path_ + ": failed on a text of " +
+                                  std::to_string(subject.size()) + " bytes: " + message(result));
+    return result >= 0;
+  }
+
+  static std::string message(int error) {
+    char text[256] = "";
+    pcre2_get_error_message(error, reinterpret_cast<PCRE2_UCHAR*>(text), sizeof text);
+    return text;
+  }
+
+  std::string path_;
+  std::shared_ptr<pcre2_code> code_;
+  std::shared_ptr<pcre2_match_data> match_;  // encode() holds a lock while it is in use
+  std::shared_ptr<pcre2_match_context> context_;
+};
+
 /// Fills a Tokenizer from the parts of the file.
 class TokenizerReader {
  public:
@@ -330,27 +307,28 @@ class TokenizerReader {
       type.fail("\"ByteLevel\" as the last step and only there");
     if (last) {
       field["add_prefix_space"].must_be_false();
-      if (field["use_regex"].flag(true)) add_pattern(kGpt2Pattern);
+      if (const Field regex = field["use_regex"]; regex.flag(true))
+        add_splitter(kGpt2Pattern, regex);
     } else if (type.text() == "Digits") {
-      const bool individual = field["individual_digits"].flag(false);
-      tokenizer_.splitters_.push_back(
-          [individual](std::string_view text) { return digits_piece(text, individual); });
+      const Field individual = field["individual_digits"];
+      add_splitter(individual.flag(false) ? R"(\p{N})" : R"(\p{N}+)", individual);
     } else if (type.text() == "Split") {
       const Field behavior = field["behavior"], regex = field["pattern"]["Regex"];
       if (behavior.text() != "Isolated") behavior.fail("\"Isolated\"");
       field["invert"].must_be_false();
-      for (const Pattern& pattern : {kGpt2Pattern, kQwen2Pattern, kLlama3Pattern}) {
-        if (regex.text() == pattern.regex) return add_pattern(pattern);
+      for (const char* part : {"&&", "\\h", "\\H"}) {
+        if (regex.text().find(part) != std::string::npos)
+          regex.fail(std::string("a pattern without ") + part +
+                     ", which PCRE2 and Oniguruma understand differently");
       }
-      regex.fail("the pattern of GPT-2, Qwen2 or Llama 3, letter by letter");
+      add_splitter(regex.text(), regex);
     } else {
       type.fail("\"Split\", \"Digits\" or \"ByteLevel\"");
     }
   }
 
-  void add_pattern(const Pattern& pattern) {
-    tokenizer_.splitters_.push_back(
-        [pattern](std::string_view text) { return pattern_piece(text, pattern); });
+  void add_splitter(const std::string& pattern, const Field& field) {
+    tokenizer_.splitters_.push_back(std::make_shared<const Tokenizer::Splitter>(pattern, field));
   }
 
   void read_model(const Field& field) {
@@ -504,7 +482,7 @@ std::vector<int64_t> Tokenizer::encode(std::string_view utf8) const {
   cut_out(added_[/*normalized=*/0], utf8, ids, [&](std::string_view raw) {
     const std::string composed = nfc_ ? to_nfc(raw) : std::string();
     cut_out(added_[/*normalized=*/1], nfc_ ? composed : raw, ids,
-            [&](std::string_view piece) { split(piece, /*step=*/0, ids); });
+            [&](std::string_view piece) { split(piece, as_subject(piece), /*step=*/0, ids); });
   });
   return ids;
 }
@@ -517,8 +495,8 @@ std::vector<int64_t> Tokenizer::encode_prompt(std::string_view utf8) const {
   return ids;
 }
 
-/// Appends the ids of the added tokens in `text`, the leftmost first and of those the longest, and
-/// lets `rest` append what is between them.
+/// Appends the ids of the added tokens in `text`, the longest where several begin, and calls `rest`
+/// with what lies between them.
 void Tokenizer::cut_out(const AddedTokens& added, std::string_view text, std::vector<int64_t>& ids,
                         const PieceAction& rest) const {
   size_t begin = 0, position = 0;
@@ -539,14 +517,13 @@ void Tokenizer::cut_out(const AddedTokens& added, std::string_view text, std::ve
 }
 
 /// Cuts `text` with splitter number `step`, its pieces with the next one, and turns what remains
-/// into ids.
-void Tokenizer::split(std::string_view text, size_t step, std::vector<int64_t>& ids) const {
+/// into ids.   @param subject  as_subject(text)
+void Tokenizer::split(std::string_view text, std::string_view subject, size_t step,
+                      std::vector<int64_t>& ids) const {
   if (step == splitters_.size()) return encode_word(text, ids);
-  while (!text.empty()) {
-    const size_t bytes = splitters_[step](text);
-    split(text.substr(0, bytes), step + 1, ids);
-    text.remove_prefix(bytes);
-  }
+  splitters_[step]->cut(subject, [&](size_t begin, size_t end) {
+    split(text.substr(begin, end - begin), subject.substr(begin, end - begin), step + 1, ids);
+  });
 }
 
 void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) const {
@@ -559,12 +536,12 @@ void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) co
   ids.insert(ids.end(), word_ids.begin(), word_ids.end());
   if (word.size() > WordCache::kMaxWordBytes) return;
   if (cache_->ids.size() >= WordCache::kMaxWords)
-    cache_->ids.clear();  // common words are back at once
+    cache_->ids.clear();  // common words come back at once
   cache_->ids.emplace(word, std::move(word_ids));
 }
 
-/// BPE: while any neighbours can merge, merge the pair of lowest rank, the leftmost of those. A
-/// heap of candidates and a linked list of symbols make that O(n log n) for n bytes.
+/// BPE: as long as two neighbours can merge, merge the pair of lowest rank, from the left. A heap
+/// of candidates and a linked list of symbols make this O(n log n) for n bytes.
 std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
   struct Symbol {
     int32_t id;  // -1 once it is part of its left neighbour
@@ -574,7 +551,7 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
     Merge merge;
     int32_t left_id, right_id;
     size_t left;
-    bool operator<(const Candidate& other) const {  // of the worst, for std::priority_queue
+    bool operator<(const Candidate& other) const {  // std::priority_queue pops the largest
       return merge.rank != other.merge.rank ? merge.rank > other.merge.rank : left > other.left;
     }
   };
@@ -587,7 +564,7 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
                                   std::to_string(static_cast<uint8_t>(word[i])) + " of \"" +
                                   std::string(word.substr(0, 60)) + "\" and the file no unk_token");
     }
-    symbols[i] = {*id, i - 1, i + 1};  // the first `previous` is never followed
+    symbols[i] = {*id, i - 1, i + 1};  // the first `previous` wraps around and is never followed
   }
 
   std::priority_queue<Candidate> candidates;
@@ -603,8 +580,8 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
     const Candidate best = candidates.top();
     candidates.pop();
     Symbol& left = symbols[best.left];
-    // Another merge may have taken one of the two since; an id at a place never comes back, so this
-    // suffices.
+    // Another merge may have taken one of the two in the meantime. Symbols only grow, so an old id
+    // never returns and comparing ids suffices.
     if (left.id != best.left_id || left.next >= size || symbols[left.next].id != best.right_id)
       continue;
     symbols[left.next].id = -1;
@@ -622,11 +599,15 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
 
 std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words) {
   auto tokenizer = json::parse(R"({
-    "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
-    "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+    "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                      "use_regex": false},
+    "post_processor": null,
+    "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                "use_regex": false},
     "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-              "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "merges": []}})");
+              "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+              "merges": []}})");
   auto& vocab = tokenizer["model"]["vocab"];
   for (const char& byte : bytes) vocab[spell({&byte, 1})] = vocab.size();
   auto word = json::parse(

@@ -2,17 +2,17 @@
 // GPT-2, SmolLM2 and alike).
 //
 // Departures from the library `tokenizers`, all on purpose:
-//   - encode() adds nothing, encode_prompt() only what post_processor puts first; truncation and
-//   padding are not applied;
-//   - a byte without a token and without unk_token is an error, where the library drops it in
-//   silence;
-//   - decode() prints an added token as it is spelt and throws on an id without a token (a padded
-//   row of the embedding);
-//   - added_tokens have the ids the file gives them, also when that leaves gaps;
-//   - utf8proc says what a letter is: 2.8 knows Unicode 15.0, so some 5,000 rare letters of later
-//   versions split otherwise.
-// A file that asks for anything else than what is listed at from_json() is refused, never read
-// half.
+//   - encode() adds no special tokens, encode_prompt() only those that post_processor puts before a
+//     text; truncation and padding are not applied;
+//   - a byte without a token is an error if there is no unk_token, where the library drops it
+//     silently;
+//   - decode() prints an added token as it is spelt, and throws on an id without a token (a padded
+//     row of the embedding);
+//   - added_tokens have the ids that the file gives them, even if that leaves gaps;
+//   - PCRE2 runs the patterns, not Oniguruma. PCRE2 10.42 knows the letters of Unicode 14.0, so
+//     some 9,400 rare letters of later versions are split differently; its \w has no combining
+//     marks.
+// A file that asks for anything not listed at from_json() is refused.
 #pragma once
 
 #include <array>
@@ -39,38 +39,40 @@ using TextMap = std::unordered_map<std::string, Value, TextHash, std::equal_to<>
 
 class Tokenizer {
  public:
-  /// Reads a tokenizer.json.  @throws std::invalid_argument if it cannot be read; else as
-  /// from_json().
+  /// Reads a tokenizer.json.
+  /// @throws std::invalid_argument if the file cannot be read, or as from_json() does
   static Tokenizer from_file(const std::filesystem::path& path);
 
   /// Understands
   /// - normalizer: null, NFC
-  /// - pre_tokenizer: ByteLevel, or a Sequence that ends with it of Split (GPT-2, Qwen2, Llama 3
-  /// patterns) and Digits
+  /// - pre_tokenizer: ByteLevel, or a Sequence of Split (Regex, Isolated) and Digits that ends with
+  ///   ByteLevel
   /// - model: BPE with vocab, merges ("a b" or ["a", "b"]), ignore_merges, unk_token
   /// - added_tokens: special or not, normalized or not; without lstrip, rstrip, single_word
   /// - decoder: ByteLevel
-  /// - post_processor: null, ByteLevel, TemplateProcessing (the tokens before the text), or a
-  /// Sequence of them
+  /// - post_processor: null, ByteLevel, TemplateProcessing (only the tokens before the text), or a
+  ///   Sequence of these
   ///
-  /// @param name_for_errors  how messages call the text, usually its path
-  /// @throws std::invalid_argument for anything else, with the field, what stands there and what
-  /// could
+  /// @param name_for_errors  what messages call the text, usually its path
+  /// @throws std::invalid_argument for anything else, with the field, what was found and what is
+  /// supported
   static Tokenizer from_json(std::string_view text, std::string_view name_for_errors);
 
-  /// Text to ids. Added tokens in the text become their ids, so do not pass text of strangers as a
-  /// trusted prompt. Takes any bytes: those that are not UTF-8 count as signs. decode(encode(x)) ==
-  /// x, after NFC if the file wants NFC. May be called from several threads, which then take turns.
-  /// @throws std::invalid_argument if a character has no token and the file no unk_token
+  /// Text to ids. Added tokens in the text become their ids, so do not trust a prompt that holds
+  /// other people's text. Takes any bytes: those that are not UTF-8 are treated as punctuation.
+  /// decode(encode(x)) == x, after NFC if the file wants NFC. Threads may share a tokenizer; they
+  /// take turns.
+  /// @throws std::invalid_argument if a byte has no token and the file no unk_token, or if a Split
+  /// pattern exceeds the match limit
   std::vector<int64_t> encode(std::string_view utf8) const;
 
-  /// encode() behind the tokens that the file wants before a text, Llama 3's <|begin_of_text|>; not
-  /// put there twice.
+  /// encode(), after the tokens that the file puts before a text, such as Llama 3's
+  /// <|begin_of_text|>, unless they are there already.
   std::vector<int64_t> encode_prompt(std::string_view utf8) const;
 
-  /// Ids to bytes; a cut-off response may end within a UTF-8 character. encode(decode(ids)) need
-  /// not be ids again.
-  /// @throws std::invalid_argument for an id that is no token
+  /// Ids to bytes; a truncated response may end within a UTF-8 character. encode(decode(ids)) may
+  /// differ from ids.
+  /// @throws std::invalid_argument for an id without a token
   std::string decode(std::span<const int64_t> ids, bool skip_special = false) const;
 
   /// Largest id + 1. A model's embedding is often padded to more rows, which must never be sampled.
@@ -92,16 +94,16 @@ class Tokenizer {
     int64_t id;
   };
   struct WordCache;
+  class Splitter;
   using AddedTokens = std::array<std::vector<AddedToken>, 256>;  // by first byte, the longest first
-  using Splitter =
-      std::function<size_t(std::string_view)>;  // bytes of the first piece of a text, at least 1
   using PieceAction = std::function<void(std::string_view)>;
 
   friend class TokenizerReader;
   Tokenizer() = default;
   void cut_out(const AddedTokens& added, std::string_view text, std::vector<int64_t>& ids,
                const PieceAction& rest) const;
-  void split(std::string_view text, size_t step, std::vector<int64_t>& ids) const;
+  void split(std::string_view text, std::string_view subject, size_t step,
+             std::vector<int64_t>& ids) const;
   void encode_word(std::string_view word, std::vector<int64_t>& ids) const;
   std::vector<int64_t> merge(std::string_view word) const;
 
@@ -112,13 +114,13 @@ class Tokenizer {
   std::unordered_map<uint64_t, Merge> merges_;  // by pair_key(left id, right id)
   std::array<AddedTokens, 2> added_;            // found before [0] and after [1] normalisation
   std::vector<int64_t> before_prompt_;
-  std::vector<Splitter> splitters_;  // each cuts the pieces of the one before
+  std::vector<std::shared_ptr<const Splitter>> splitters_;  // each cuts the pieces of the last
   bool nfc_ = false, ignore_merges_ = false;
   std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
 };
 
-/// tokenizer.json of a tiny model: a token for each of these bytes, without merges, and for each of
-/// these words, the last of which ends a text.
+/// tokenizer.json of a tiny model, without merges: one token for each of these bytes and one for
+/// each of these words, the last of which ends a text.
 std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words);
 
 }  // namespace tiny_zero
