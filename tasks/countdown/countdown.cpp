@@ -67,8 +67,9 @@ std::vector<Puzzle> read_rows(const std::string& path) {
     throw std::invalid_argument(path +
                                 ": cannot be opened, want a JSON Lines file of Countdown problems");
   std::vector<Puzzle> rows;
-  for_each_row(file, path,
-               [&](const auto& line, const auto& place) { rows.push_back(read_row(line, place)); });
+  std::string line;
+  for (int64_t number = 0; next_row(file, line, number);)
+    rows.push_back(read_row(line, path + ":" + std::to_string(number)));
   if (rows.empty())
     throw std::invalid_argument(path + ": found no problem, want at least one line");
   return rows;

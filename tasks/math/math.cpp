@@ -54,14 +54,16 @@ std::vector<Row> read_rows(const std::string& path) {
     throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of problems");
   std::vector<Row> rows;
   std::string left_out;
-  for_each_row(in, path, [&](const std::string& line, const std::string& place) {
+  std::string line;
+  for (int64_t number = 0; next_row(in, line, number);) {
+    const std::string place = path + ":" + std::to_string(number);
     Row row = read_row(line, place);
     if (!readable(row.answer)) {
       left_out += "\n  " + place + ": " + row.answer;
     } else {
       rows.push_back(std::move(row));
     }
-  });
+  }
   if (!left_out.empty())
     std::cerr << "math: left out, as the grader cannot read the right answer:" << left_out << '\n';
   return rows;

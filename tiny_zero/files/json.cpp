@@ -36,14 +36,12 @@ Json read_json(const fs::path& path, const std::string& wanted_for) {
                               "; is the download complete?");
 }
 
-void for_each_row(
-    std::istream& in, const std::string& name,
-    const std::function<void(const std::string& line, const std::string& place)>& act) {
-  std::string line;
-  for (int64_t number = 1; std::getline(in, line); ++number) {
-    if (line.find_first_not_of(" \t\r") != std::string::npos)
-      act(line, name + ":" + std::to_string(number));
+bool next_row(std::istream& in, std::string& line, int64_t& number) {
+  while (std::getline(in, line)) {
+    ++number;
+    if (line.find_first_not_of(" \t\r") != std::string::npos) return true;
   }
+  return false;
 }
 
 SideFiles read_side_files(const fs::path& directory) {

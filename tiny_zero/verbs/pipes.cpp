@@ -16,12 +16,14 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-void for_each_line(const std::function<void(const Json&)>& act, std::istream& in = std::cin,
-                   const std::string& name = "standard input") {
+/// Calls `act` with each row and its line number, until Ctrl-C. What it throws gets the line in
+/// front; a c10::Error is a bug of this program and passes as it is.
+void for_each_line(const std::function<void(const Json& line, int64_t number)>& act,
+                   std::istream& in = std::cin, const std::string& name = "standard input") {
   std::string line;
-  for (int64_t number = 1; !interrupted() && std::getline(in, line); ++number) {
+  for (int64_t number = 0; !interrupted() && next_row(in, line, number);) {
     try {
-      act(Json::parse(line));
+      act(Json::parse(line), number);
     } catch (const c10::Error&) {
       throw;
     } catch (const std::exception& error) {
@@ -30,8 +32,8 @@ void for_each_line(const std::function<void(const Json&)>& act, std::istream& in
   }
 }
 
-/// A response may end within a character: what is no UTF-8 becomes U+FFFD. Who waits for an answer
-/// before it writes the next line gets it at once.
+/// A response may end within a character, and bytes that are not UTF-8 become U+FFFD. Flushed when
+/// no further line waits, for a program that reads each answer before it writes the next line.
 void print(const Json& line) {
   std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << '\n';
   if (std::cin.rdbuf()->in_avail() <= 0) std::cout.flush();
@@ -42,7 +44,7 @@ std::vector<float> row_of(const torch::Tensor& table, int64_t row, int64_t lengt
   return {from, from + length};
 }
 
-/// The prompt as one message in the model's own form, with its default system message.
+/// The prompt as the user's message in the model's chat form, after its default system message.
 std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
   if (chat == ChatTemplate::plain) return prompt;
   return std::string("<|im_start|>system\n") +
@@ -56,7 +58,7 @@ std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
 
 void tokenize(const Config& config) {
   const Tokenizer tokenizer = Tokenizer::from_file(model_directory(config) / "tokenizer.json");
-  for_each_line([&](const Json& line) {
+  for_each_line([&](const Json& line, int64_t) {
     if (config.decode) {
       print({{"text", tokenizer.decode(line.at("ids").get<Ids>())}});
     } else {
@@ -67,7 +69,7 @@ void tokenize(const Config& config) {
 
 void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
-  for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line) {
+  for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line, int64_t) {
     const bool has_ids = line.contains("prompt_ids");
     const Ids prompt = has_ids ? line.at("prompt_ids").get<Ids>()
                                : tokenizer.encode_prompt(chat_prompt(
@@ -78,7 +80,7 @@ void score(const Config& config) {
                all = length + static_cast<int64_t>(prompt.size());
     if (prompt.empty() || ids.empty() || all > model.config().max_positions) {
       throw std::invalid_argument("prompt and response have " + std::to_string(all) +
-                                  " tokens, want at least one each " + "and at most " +
+                                  " tokens, want at least one each and at most " +
                                   std::to_string(model.config().max_positions));
     }
     for (const Ids& part : {prompt, ids})
@@ -122,7 +124,7 @@ void generate(const Config& config, const Task& task) {
                 << rollout.grades[i].reward << '\n';
     }
   } else {
-    for_each_line([&](const Json& line) {
+    for_each_line([&](const Json& line, int64_t) {
       const auto prompt = line.at("prompt").get<std::string>();
       const Rollout rollout = sample(as_problem(prompt), config.samples, /*call=*/0);
       for (int64_t i = 0; i < rollout.size(); ++i) {
@@ -138,7 +140,7 @@ void generate(const Config& config, const Task& task) {
 }
 
 void grade_lines(const Task& task) {
-  for_each_line([&](const Json& line) {
+  for_each_line([&](const Json& line, int64_t) {
     const bool whole = line.contains("response");
     const Problem problem{"", line.at("gold").get<std::string>()};
     const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
@@ -176,18 +178,18 @@ void decontaminate(const Config& config) {
     throw std::invalid_argument("against is \"" + config.against +
                                 "\", want a JSON Lines file of test problems");
   std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them
-  int64_t tests = 0, read = 0, dropped = 0;
+  int64_t read = 0, dropped = 0;
   for_each_line(
-      [&](const Json& line) {
-        for (++tests; auto& words : ten_grams(text(line))) tested.emplace(std::move(words), tests);
+      [&](const Json& line, int64_t number) {
+        for (auto& words : ten_grams(text(line))) tested.emplace(std::move(words), number);
       },
       file, config.against);
-  for_each_line([&](const Json& line) {
+  for_each_line([&](const Json& line, int64_t number) {
     ++read;
     for (const auto& words : ten_grams(text(line))) {
       const auto found = tested.find(words);
       if (found == tested.end()) continue;
-      std::cerr << "line " << read << " shares \"" << words << "\" with " << config.against << ":"
+      std::cerr << "line " << number << " shares \"" << words << "\" with " << config.against << ":"
                 << found->second << '\n';
       ++dropped;
       return;

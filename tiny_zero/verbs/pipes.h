@@ -1,39 +1,38 @@
 #pragma once
-// Verbs that compose: JSON Lines from standard input to standard output. A line that is no such
-// object ends the program with its number; what was written before it stays.
+// Verbs that compose: JSON Lines from standard input to standard output. A line that is not the
+// object described here ends the program with an error that names it; blank lines are skipped.
 
 #include "tiny_zero/rollout.h"
 
 namespace tiny_zero {
 
-/// {"text"} -> {"ids"}, or back with config.decode.
+/// {"text"} -> {"ids"}, or {"ids"} -> {"text"} with config.decode.
 void tokenize(const Config& config);
 
 /// {"prompt", "response"} or {"prompt_ids", "response_ids"} -> {"ids", "log_probs"} of the
-/// response's tokens at config.temperature, in nats. Texts are encoded apart and joined.
+/// response's tokens at config.temperature, in nats. Prompt and response are encoded separately.
 void score(const Config& config);
 
-/// {"prompt"} -> {"prompt", "response", "ids", "log_probs"}, config.samples lines each, the end
-/// token in ids. With config.prompt its response is printed instead as it is written; with
-/// config.problem the task's problem and grades.
+/// {"prompt"} -> {"prompt", "response", "ids", "log_probs"}, config.samples lines each; ids include
+/// the end token. With config.prompt it prints that prompt's response as it is sampled, with
+/// config.problem the responses to a problem of the task and their rewards.
 void generate(const Config& config, const Task& task);
 
-/// {"gold", "candidate"}, a bare answer, or {"gold", "response"} -> {"correct", "extracted",
-/// "reason"}, by the task's rule. "finished": false tells that the response was cut at the length
+/// {"gold", "response"}, or {"gold", "candidate"} for a bare answer -> {"correct", "extracted",
+/// "reason"}, by the task's rule. "finished": false says that the response was cut at the length
 /// limit.
 void grade_lines(const Task& task);
 
-/// Every ten words in a row of a text, lower case, without punctuation; of a shorter text all its
-/// words together.
+/// All sequences of ten words of a text, in lower case and without punctuation. A shorter text
+/// gives one sequence.
 std::vector<std::string> ten_grams(const std::string& text);
 
-/// Training problems in; out those that share no ten words in a row with a problem of
-/// config.against [DeepSeekMath, data hygiene]. A line's text is its "problem" or "question". What
-/// is dropped is told on standard error.
+/// Drops the problems that share ten consecutive words with a problem of config.against
+/// [DeepSeekMath, data hygiene] and names them on standard error. A line's text is its "problem" or
+/// "question".
 void decontaminate(const Config& config);
 
-/// Writes config.model to config.output in the layout that it came in, weights in
-/// config.export_type.
+/// Writes config.model to config.output in Hugging Face layout, weights in config.export_type.
 void export_model(const Config& config);
 
 }  // namespace tiny_zero

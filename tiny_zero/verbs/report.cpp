@@ -14,10 +14,13 @@ std::vector<Json> read_lines(const fs::path& path) {
   if (!file)
     throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
   std::vector<Json> lines;
-  for_each_row(file, path.string(), [&](const std::string& line, const std::string& place) {
+  std::string line;
+  for (int64_t number = 0; next_row(file, line, number);) {
     lines.push_back(Json::parse(line, nullptr, /*allow_exceptions=*/false));
-    if (!lines.back().is_object()) throw std::invalid_argument(place + " is not a JSON object");
-  });
+    if (!lines.back().is_object())
+      throw std::invalid_argument(path.string() + ":" + std::to_string(number) +
+                                  " is not a JSON object");
+  }
   return lines;
 }
 
