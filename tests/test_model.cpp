@@ -258,8 +258,7 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
       {"architectures", {"Qwen2ForSequenceClassification"}, {"Qwen2ForCausalLM"}, "architectures"},
       {"attention_bias", true, removed, "attention_bias"},
       {"layer_types", {"full_attention", "sliding_attention"}, removed, "sliding_attention"},
-      {"logit_softcapping", 30, removed,
-       "logit_softcapping"},  // a field that this program does not know
+      {"logit_softcapping", 30, removed, "logit_softcapping"},  // an unknown field
       {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, nullptr, "low_freq_factor"},
       {"rope_theta", -1, 10000.0, "rope"},
       {"vocab_size", 1e18, 40, "vocab_size"},  // no table is made of a size before it is checked
@@ -285,8 +284,8 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
     contains(part);
     saved.set(field, right);
   }
-  saved.set("rope_parameters",
-            {{"rope_type", "default"}, {"rope_theta", 5e5}});  // as transformers 5 writes it
+  // As transformers 5 writes it.
+  saved.set("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 5e5}});
   saved.set("rope_theta", removed);
   CHECK(Model::load(saved.path, Head::value, torch::kCPU).config().rope_theta == 5e5);
   std::ofstream(saved.path / "config.json") << "{";
@@ -295,9 +294,8 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   contains("config.json cannot be opened");
 }
 
-TEST_CASE(
-    "logits and greedy continuations are those of transformers") {  // stored by
-                                                                    // check_transformers.py --write
+// The reference values are stored by check_transformers.py --write.
+TEST_CASE("logits and greedy continuations are those of transformers") {
   const at::NoGradGuard no_grad;
   std::vector<fs::path> folders;
   if (const char* real = std::getenv("REFERENCE_MODEL")) {
@@ -347,8 +345,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "weights that are missing, too many, of no float type or in the wrong shard are refused by "
-    "name") {
+    "weights that are missing, unknown, not floats or in the wrong shard are refused by name") {
   const Model model = small_model();
   const Saved saved(model);
   const auto whole = load_safetensors(saved.path / "model.safetensors");

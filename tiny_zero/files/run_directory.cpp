@@ -23,7 +23,7 @@ std::map<int64_t, fs::path> list_checkpoints(const fs::path& run) {
   return found;
 }
 
-/// Makes the names in a directory, or a file's bytes, survive a power cut.
+/// Makes a file's bytes, or the names in a directory, survive a power cut.
 void flush_to_disk(const fs::path& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0 || fsync(file) != 0)
@@ -62,8 +62,7 @@ void RunDirectory::open_logs(std::ios::openmode mode) {
 }
 
 void RunDirectory::append(std::ofstream& file, const Json& line) {
-  // The model may write bytes that are no UTF-8: they are shown as U+FFFD in the log, never thrown
-  // at the loop.
+  // The model may write bytes that are not UTF-8: the log shows U+FFFD, and the loop goes on.
   file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   if (!file.flush())
     throw std::runtime_error("metrics.jsonl or samples.jsonl cannot be written: is the disk full?");

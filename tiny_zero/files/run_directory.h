@@ -1,8 +1,8 @@
 #pragma once
 // runs/NAME/: the settings, metrics and samples of a run, and its checkpoints.
 //   settings.conf   every setting, readable as a recipe
-//   metrics.jsonl   one object per step            samples.jsonl   some responses of each step
-//   checkpoints/step_N/   written aside and renamed, so an existing one is complete
+//   metrics.jsonl   one object per step          samples.jsonl   some responses of each step
+//   checkpoints/step_N/   written under another name and renamed, so that it is always complete
 
 #include <filesystem>
 #include <fstream>
@@ -15,7 +15,7 @@ namespace tiny_zero {
 
 class RunDirectory {
  public:
-  /// Writes nothing yet. Throws std::invalid_argument if a new run would write over an old one, or
+  /// Writes nothing yet. Throws std::invalid_argument if a new run would overwrite an old one, or
   /// if there is nothing to resume.
   explicit RunDirectory(const Config& config);
   /// Creates the directory of a new run, after everything that can fail at startup has succeeded.
@@ -24,12 +24,12 @@ class RunDirectory {
   void log_metrics(const Json& line) { append(metrics_, line); }
   void log_sample(const Json& line) { append(samples_, line); }
 
-  /// Saves a checkpoint: `write` puts the files of the run's state into the directory that it is
-  /// given, `state` is what a JSON object can hold. Older checkpoints beyond the newest `keep` are
-  /// removed.
+  /// Saves a checkpoint and removes all but the newest `keep`.
+  /// @param state  what fits into a JSON object   @param write  puts the other files of the run's
+  /// state into the directory that it is given
   void save(int64_t step, Json state, int64_t keep,
             const std::function<void(const std::filesystem::path&)>& write);
-  /// The newest whole checkpoint's directory, "" if there is none.
+  /// The directory of the newest complete checkpoint, "" if there is none.
   std::filesystem::path newest_checkpoint() const;
   /// Reads a checkpoint's state and cuts the logs back to where they were when it was saved.
   Json restore(const std::filesystem::path& checkpoint);

@@ -53,7 +53,7 @@ TensorMap load_safetensors(const std::filesystem::path& path) {
   const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
   if (error || size == 0)
     throw std::runtime_error(path.string() + ": cannot be opened or is empty");
-  // Not shared: a write by mistake could never reach the disk.
+  // A private mapping, so that a write by mistake never reaches the disk.
   const auto mapped = torch::from_file(path.string(), /*shared=*/false, size, torch::kUInt8);
   char* bytes = static_cast<char*>(mapped.data_ptr());
   TensorMap tensors;

@@ -1,6 +1,6 @@
 #pragma once
-// The header of a safetensors file: an 8-byte length, then a JSON object with type, shape and byte
-// range of each tensor. Knows no torch, so that tests/fuzz.cpp can run it by itself under
+// The header of a safetensors file: an 8-byte length, then a JSON object with the type, shape and
+// byte range of each tensor. Does without torch, so that tests/fuzz.cpp can run it under
 // sanitizers.
 
 #include <cstdint>
@@ -19,9 +19,9 @@ struct StoredTensor {
 /// Bytes of one element, 0 for a type that is not supported.
 size_t safetensors_element_bytes(const std::string& dtype);
 
-/// The tensors of a whole file, in the order of their bytes: ranges lie one after another and fill
-/// the file, and each has the size that shape and type ask for. Nothing is allocated from a size
-/// that was not compared with the file's.
+/// The tensors of a whole file, in the order of their bytes. Checked: the ranges fill the file
+/// without gap or overlap, and each has the size of its shape and type. Nothing is allocated by a
+/// size that has not been compared with the file's.
 /// @throws std::runtime_error with the file, the tensor, what was found and what was wanted
 std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
                                                   const std::string& name_for_errors);
