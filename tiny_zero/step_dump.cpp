@@ -14,8 +14,9 @@ void StepDump::add_named(const std::string& prefix, const NamedTensors& tensors)
   for (const auto& [name, tensor] : tensors) add(prefix + name, tensor);
 }
 
-void StepDump::add_rollout(const Rollout& rollout, const Judgement& judgement,
+void StepDump::add_rollout(const Collection& collected, const Judgement& judgement,
                            const Advantages& estimate) {
+  const Rollout& rollout = collected.rollout;
   std::vector<Tensor> prompts;
   std::vector<int64_t> prompt_lengths, finished(rollout.finished.begin(), rollout.finished.end());
   std::vector<double> rewards;
@@ -37,6 +38,8 @@ void StepDump::add_rollout(const Rollout& rollout, const Judgement& judgement,
   add("values", judgement.values);
   add("advantages", estimate.advantages);
   add("returns", estimate.returns);
+  add("collected_rewards", collected.sampled_rewards);
+  add("kept_groups", torch::tensor(collected.kept_groups, torch::kInt64));
 }
 
 Tensor& StepDump::table(const std::string& name, const Tensor& like) {

@@ -19,7 +19,8 @@ class StepDump {
     add(name, torch::tensor({value}, torch::kFloat32));
   }
   void add_named(const std::string& prefix, const NamedTensors& tensors);
-  void add_rollout(const Rollout& rollout, const Judgement& judgement, const Advantages& estimate);
+  void add_rollout(const Collection& collected, const Judgement& judgement,
+                   const Advantages& estimate);
   /// A table to be filled in, zeros of the shape and type of `like` at its first use.
   torch::Tensor& table(const std::string& name, const torch::Tensor& like);
   void save(const std::filesystem::path& path) const;

@@ -67,30 +67,32 @@ StepStats Trainer::update(const Collection& collected, const Judgement& judgemen
                           const Advantages& estimate) {
   const Rollout& rollout = collected.rollout;
   StepDump dump;
-  StepDump* const wanted = step_ < config_.dump_steps ? &dump : nullptr;
+  const bool wanted = step_ < config_.dump_steps;
+  StepDump* const into = wanted ? &dump : nullptr;
   StepStats stats;
   if (critic_)
-    stats.critic = update_critic(*critic_, rollout, judgement, estimate, config_, step_, wanted);
+    stats.critic = update_critic(*critic_, rollout, judgement, estimate, config_, step_, into);
   if (step_ >= config_.critic_only_steps()) {
-    stats.policy = update_policy(*policy_, rollout, judgement, estimate, config_, step_, wanted);
+    stats.policy = update_policy(*policy_, rollout, judgement, estimate, config_, step_, into);
   }
   if (reference_ && config_.reference_every > 0 && (step_ + 1) % config_.reference_every == 0) {
     reference_ = policy_->model.clone(Head::language_model);  // [iterative GRPO]
     reference_moved_ = true;
   }
-  if (wanted || !stats.skipped().empty()) dump.add_rollout(rollout, judgement, estimate);
-  if (!stats.skipped().empty()) {
-    dump.save(directory_.path() / ("not_finite_step_" + std::to_string(step_) + ".safetensors"));
-  }
-  if (wanted) {
-    dump.add("collected_rewards", collected.sampled_rewards);
-    dump.add("kept_groups", torch::tensor(collected.kept_groups, torch::kInt64));
-    dump.add_named("policy.weights/", policy_->model.named_tensors());
-    if (critic_) dump.add_named("critic.weights/", critic_->model.named_tensors());
-    if (reference_) dump.add_named("reference.weights/", reference_->named_tensors());
-    dump.save(directory_.path() / "dump" / ("step_" + std::to_string(step_) + ".safetensors"));
+  if (wanted || !stats.skipped().empty()) {
+    dump.add_rollout(collected, judgement, estimate);
+    save_dump(dump, /*complete=*/wanted);
   }
   return stats;
+}
+
+void Trainer::save_dump(StepDump& dump, bool complete) const {
+  const std::string file = "step_" + std::to_string(step_) + ".safetensors";
+  if (!complete) return dump.save(directory_.path() / ("not_finite_" + file));
+  dump.add_named("policy.weights/", policy_->model.named_tensors());
+  if (critic_) dump.add_named("critic.weights/", critic_->model.named_tensors());
+  if (reference_) dump.add_named("reference.weights/", reference_->named_tensors());
+  dump.save(directory_.path() / "dump" / file);
 }
 
 Trainer::Trainer(const Config& config, const Settings& settings, const Task& task)

@@ -24,6 +24,9 @@ class Trainer {
   Judgement judge(const Rollout& rollout) const;
   StepStats update(const Collection& collected, const Judgement& judgement,
                    const Advantages& estimate);
+  /// Writes dump/step_N.safetensors with the weights after the step, or
+  /// not_finite_step_N.safetensors.
+  void save_dump(StepDump& dump, bool complete) const;
   void save();
 
   Config config_;
