@@ -201,11 +201,13 @@ class Trainer:
     """Networks, optimisers and reference as they stand before a step."""
 
     def __init__(self, s, start):
-        self.s, self.ppo = s, s["algorithm"] == "ppo"
+        self.s, self.ppo = s, {"ppo": True, "grpo": False}[s["algorithm"]]  # no other is known [T35]
+        alone = self.ppo and s["critic"] == "separate"
+        self.critic_only = s["critic-warmup-steps"] if alone else 0  # steps
         self.networks = {"policy": Network(start / "policy")}
         self.totals = {"policy": s["epochs"] * s["mini-batches"]}  # updates in the whole run
-        self.totals["policy"] *= s["num-steps"] - s["critic-warmup-steps"]
-        if self.ppo and s["critic"] == "separate":
+        self.totals["policy"] *= s["num-steps"] - self.critic_only
+        if alone:
             self.networks["critic"] = Network(start / "critic")
             self.totals["critic"] = s["epochs"] * s["critic-mini-batches"] * s["num-steps"]
         self.critic = self.networks["critic" if "critic" in self.networks else "policy"]
@@ -267,7 +269,7 @@ class Trainer:
                 weights = token_weights(loss_mask[rows], s)
                 self.update("critic", u, weights, {"value_loss": (1.0, losses)}, seen, check)
 
-        acting = k >= s["critic-warmup-steps"]  # before that, only the critic learns
+        acting = k >= self.critic_only  # before that, only the critic learns
         only_one = s["epochs"] * s["mini-batches"] == 1
         for u, rows in self.mini_batches("policy", check) if acting else ():
             log_probs, entropies = policy.log_probs(batch, rows, s["temperature"])
@@ -333,7 +335,8 @@ class Trainer:
             mean = (weights * tokens).sum()
             check("losses", f"{name}.loss.{term}", mean)
             total = total + coefficient * mean
-            seen[term].append((mean / weights.sum()).item())
+            if weights.any():  # a mini-batch with nothing in the loss has no mean
+                seen[term].append((mean / weights.sum()).item())
         check("losses", f"{name}.loss.total", total)
         parameters = list(network.weights.values())
         wanted = torch.autograd.grad(total, parameters, materialize_grads=True)

@@ -71,7 +71,7 @@ TEST_CASE("k3 is never negative, not even where exp(d) - d - 1 cancels") {
 }
 
 TEST_CASE(
-    "gradients in the mean over the policy: k1 gives nothing, k2 the KL's, k3 the reverse KL's "
+    "gradients in the mean over the policy: k1 gives nothing, k2 KL(p, q)'s, k3 KL(q, p)'s "
     "[T13]") {
   // p = 1/2, 1/4, 1/4 and q = 1/4, 1/2, 1/4: KL(p, q) = ln 2 / 4 = 0.173287, and with respect to
   // the logits

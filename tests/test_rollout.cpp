@@ -285,7 +285,7 @@ TEST_CASE("collect without dynamic sampling takes the round as it is, its reward
   CHECK(collected.sampled.answered == 1);
   CHECK(collected.sampled.truncated == 2);
   CHECK(collected.sampled.zero_std_groups == 0);  // the penalty made both groups differ
-  CHECK(collected.sampled.reward == doctest::Approx(1.0));
+  CHECK(collected.sampled.reward_sum == doctest::Approx(1.0));
 }
 
 TEST_CASE("collect with dynamic sampling keeps mixed groups and counts all of them [DAPO, T37]") {
@@ -381,6 +381,12 @@ TEST_CASE(
   CHECK(torch::allclose(estimate.returns, returns, 1e-5, 1e-6));
   CHECK(torch::allclose(estimate.advantages, (returns - 1) * rollout.mask, 1e-5, 1e-6));
   config.whiten = true;
+  Judgement masked = judgement;  // the third and fourth responses are not in the loss
+  masked.loss_mask = rollout.mask & torch::tensor({{1}, {1}, {0}, {0}}).to(torch::kBool);
+  // -0.8, -0.2 and -1.2 have mean -0.733333 and deviation sqrt(0.506667 / 3) = 0.410961
+  const Tensor whitened = torch::tensor({{-.162222F, 1.297772F, 0.F}, {-1.135550F, 0.F, 0.F}});
+  CHECK(torch::allclose(estimate_advantages(rollout, masked, config).advantages.slice(0, 0, 2),
+                        whitened, 1e-4, 1e-5));
   estimate = estimate_advantages(rollout, judgement, config);
   CHECK(torch::allclose(estimate.advantages, whiten((returns - 1) * rollout.mask, rollout.mask),
                         1e-4, 1e-5));

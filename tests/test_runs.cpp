@@ -294,6 +294,8 @@ TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
       for (const auto& [key, value] : line.items()) keys.insert(key);
       CHECK(keys == documented);
       CHECK(line["step"] == step++);
+      CHECK(line["prompts_kept"] <= line["prompts_sampled"]);
+      CHECK((line["sampling_rounds"] > 1) == (line["prompts_sampled"] > 4));
       CHECK(line["value_loss"].is_number() == (algorithm == kPpo));
       CHECK(line["kl"].is_number() == (algorithm == kGrpo));
       CHECK(line["ratio_max_deviation"].get<double>() < 1e-3);  // the sampler is the policy [T10]

@@ -275,6 +275,20 @@ TEST_CASE("update_policy: a response outside the loss mask counts nowhere [T16]"
   CHECK(close(with(6.0F).gradient, with(-6.0F).gradient));
 }
 
+TEST_CASE("update_policy: a mini-batch with nothing in the loss leaves the means alone [T16]") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = rollout_by_hand();
+  Experience experience = experience_of(rollout, torch::full({3, 3}, 2.0F));
+  experience.loss_mask = rollout.mask.clone();
+  experience.loss_mask[1].zero_();
+  Config config = plain_config();
+  config.mini_batches = 3;  // one response each
+  const UpdateStats stats = step_of(policy, rollout, experience, config).stats;
+  CHECK(stats.updates == 3);
+  CHECK(std::isfinite(stats.means.at("policy_loss")));
+  CHECK(stats.means.at("entropy") > 0);
+}
+
 TEST_CASE("update_policy: with no advantages a KL in the loss moves towards the reference [T33]") {
   const Model reference = tiny_model(2);
   for (const auto kl : {KlPlacement::loss_k3, KlPlacement::loss_k2}) {

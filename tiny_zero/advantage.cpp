@@ -86,11 +86,9 @@ Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgemen
                                                  config.group_epsilon, config.baseline);
       Tensor per_token = advantages.unsqueeze(1) * mask;  // (B, T)
       if (log_ratio.defined()) {
-        const Tensor none = torch::zeros_like(log_ratio);
-        const Tensor penalties =
-            token_rewards(torch::zeros_like(rewards), mask, log_ratio, config.kl_coef);
-        per_token +=
-            generalized_advantages(penalties, none, mask, /*gamma=*/1, /*lambda=*/1).returns;
+        // What is still to come: beta sum_{l >= t} log(pi_old / pi_ref).
+        const Tensor penalty = config.kl_coef * torch::where(mask, log_ratio, 0.0);
+        per_token = per_token - penalty.flip(1).cumsum(1).flip(1) * mask;
       }
       return {per_token, {}};
     }

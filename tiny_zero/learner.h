@@ -15,6 +15,7 @@ class AdamW {
  public:
   AdamW(const torch::Tensor& parameters, const Config& config);
   /// Scales the gradients down to `max_grad_norm`, updates the parameters, zeroes the gradients.
+  /// At rate 0 the moments still move.
   /// @return the gradients' norm before scaling; if it is not finite, only the gradients have
   /// changed
   double step(torch::Tensor& parameters, torch::Tensor& gradients, double learning_rate);
@@ -59,8 +60,9 @@ struct Learner {
                       torch::Device device, const Config& config);
 };
 
-/// Starts a value head: zero [T19], which keeps one that the file had; uniform(-sqrt 5, sqrt 5), as
-/// ORZ's paper says; or normal with deviation 1 / (hidden + 1), as its code does [ORZ].
+/// Starts a value head: zero [T19] (a shared critic keeps the head of its model file, if there is
+/// one); uniform(-sqrt 5, sqrt 5), as ORZ's paper says; or normal with deviation 1 / (hidden + 1),
+/// as its code does [ORZ].
 void init_value_head(Model& model, HeadInit init, uint64_t seed);
 
 }  // namespace tiny_zero

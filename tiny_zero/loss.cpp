@@ -78,11 +78,12 @@ void LossTerms::start(const Tensor& weights) {
 }
 
 void LossTerms::add(const std::string& name, const Tensor& per_token, double coefficient) {
+  TORCH_CHECK(name != kTotal, "LossTerms: a term cannot be called total");
   const Tensor term = (weights_ * per_token).sum();
   if (coefficient != 0) loss_ = loss_ + coefficient * term;
   auto& running = running_[name];
   running = running.defined() ? running + term.detach() : term.detach();
-  auto& total = running_["total"];
+  auto& total = running_[kTotal];
   if (!total.defined()) total = torch::zeros_like(running);
   if (coefficient != 0) total = total + coefficient * term.detach();
 }
@@ -98,7 +99,7 @@ void LossTerms::finish() {
 
 std::string LossTerms::not_finite() const {
   for (const auto& [name, value] : sums_) {
-    if (!std::isfinite(value) && name != "total") return name;
+    if (!std::isfinite(value) && name != kTotal) return name;
   }
   return "";
 }

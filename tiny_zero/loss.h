@@ -24,16 +24,17 @@ namespace tiny_zero {
 torch::Tensor policy_loss(const torch::Tensor& log_probs, const torch::Tensor& old_log_probs,
                           const torch::Tensor& advantages, double clip_low, double clip_high);
 
-/// True where the clip decided the loss, so that the token gave no gradient.
+/// True where the clip decided the loss, so that the token gave no gradient.   @return bool, (B, T)
 torch::Tensor policy_clipped(const torch::Tensor& log_probs, const torch::Tensor& old_log_probs,
                              const torch::Tensor& advantages, double clip_low, double clip_high);
 
-/// Estimators of KL(policy || reference) per token, with d = log pi_ref - log pi, clamped to [-20,
+/// Estimators of KL(policy || reference) per token, with d = log pi_ref - log pi clamped to [-20,
 /// 20] [T13]:
-///   k1 = -d             unbiased; its gradient has mean zero: for the reward, never the loss
-///   k2 = d^2 / 2        biased value; its gradient is that of the KL
-///   k3 = e^d - d - 1    unbiased, never negative; its gradient is that of the reverse KL   [GRPO
-///   eq. 4]
+///   k1 = -d           unbiased; its gradient has mean zero: for the reward, never the loss
+///   k2 = d^2 / 2      biased value; its gradient is that of KL(policy || reference)
+///   k3 = e^d - d - 1  unbiased, never negative; its gradient is that of KL(reference || policy)
+///                     [GRPO eq. 4]
+/// @return the shape of the inputs
 torch::Tensor kl_k1(const torch::Tensor& log_probs, const torch::Tensor& ref_log_probs);
 torch::Tensor kl_k2(const torch::Tensor& log_probs, const torch::Tensor& ref_log_probs);
 torch::Tensor kl_k3(const torch::Tensor& log_probs, const torch::Tensor& ref_log_probs);
@@ -57,6 +58,8 @@ torch::Tensor loss_weights(const torch::Tensor& mask, Aggregation aggregation,
 /// A mini-batch's loss as a sum of named terms. Each is added, logged and checked under one name.
 class LossTerms {
  public:
+  static constexpr const char* kTotal =
+      "total";  // the loss among the sums: no term may be called so
   /// Starts the next micro-batch.   @param weights (N,) its tokens' part of loss_weights()
   void start(const torch::Tensor& weights);
   /// Adds coefficient * sum(weights * per_token) to the loss and logs the term; coefficient 0 only
@@ -70,6 +73,8 @@ class LossTerms {
   void finish();
   /// Each term's sum(weights * per_token), before its coefficient, and "total", the loss.
   const std::map<std::string, double>& sums() const { return sums_; }
+  /// Sum of all weights: 0 if no token is in the loss.
+  double weight() const { return weight_; }
   /// The term's mean over the mini-batch's tokens, weighted as the loss weighs them.
   double mean(const std::string& name) const { return sums_.at(name) / weight_; }
   /// The first term that is not finite, "" if all are.

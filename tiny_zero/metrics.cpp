@@ -24,7 +24,7 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
   };
   Json line;
   line["step"] = step;
-  line["reward_mean"] = per_response(sampled.reward);
+  line["reward_mean"] = per_response(sampled.reward_sum);
   line["accuracy"] = per_response(sampled.correct);
   line["format_rate"] = per_response(sampled.formatted);
   line["answered_rate"] = per_response(sampled.answered);
@@ -44,7 +44,6 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
     for (const UpdateStats* network : {&stats.policy, &stats.critic}) {
       for (const auto& [name, mean] : network->means) line[name] = number_or_null(mean);
     }
-    line.erase("total");
     if (stats.policy.updates > 0) {
       line["ratio_max_deviation"] = number_or_null(stats.policy.ratio_max_deviation);
       line["grad_norm"] = number_or_null(stats.policy.grad_norm);

@@ -25,8 +25,8 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
                   const Advantages& estimate, const StepStats& stats, const StepTimes& times,
                   const torch::Device& device);
 
-/// Writes the first responses of a step, one of each of `count` prompts: step, prompt, response,
-/// reward.
+/// Writes the first response to each of the first `count` prompts: step, prompt, response, and the
+/// task's reward, without the truncation penalty.
 void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, int64_t count);
 
 /// Largest memory of the process so far: resident on the CPU, allocated on a GPU.

@@ -175,7 +175,7 @@ void SamplingStats::add(const Rollout& round) {
   responses += round.size();
   tokens += round.response_tokens();
   zero_std_groups += round_prompts - std::ssize(mixed_groups(round));
-  reward += round.rewards.sum(torch::kFloat64).item<double>();
+  reward_sum += round.rewards.sum(torch::kFloat64).item<double>();
   for (int64_t i = 0; i < round.size(); ++i) {
     const Grade& grade = round.grades[i];
     correct += grade.correct;
@@ -202,8 +202,8 @@ Collection collect(const std::function<Rollout()>& sample_round, const Config& c
     const bool last = result.sampled.rounds + 1 == kMaxRounds;
     if (std::ssize(groups) > config.prompts_per_step - have)
       groups.resize(config.prompts_per_step - have);
-    if (groups.empty() && !kept &&
-        last) {  // nothing to learn from: the step goes on with zero gradients
+    // Nothing is mixed: take the last round as it is.
+    if (groups.empty() && !kept && last) {
       groups.resize(round.prompts.size());
       std::iota(groups.begin(), groups.end(), int64_t{0});
     }

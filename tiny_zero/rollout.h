@@ -68,15 +68,16 @@ class Sampler {
 /// Grades every response and fills `grades` and `rewards`.
 void grade(const Task& task, Rollout& rollout);
 
-/// Rewards; truncated responses get truncation-penalty if truncated = penalise [T16].   @return
-/// (B,)
+/// The rewards, with truncation-penalty for truncated responses if truncated = penalise [T16].
+/// @return (B,)
 torch::Tensor shaped_rewards(const Rollout& rollout, const Config& config);
 
 /// Tokens in the loss: the rollout's mask, without truncated responses if truncated = mask [T16].
 /// @return (B, T) bool
 torch::Tensor loss_mask(const Rollout& rollout, Truncated truncated);
 
-/// Prompts whose group has different rewards: the gradient of the others is zero [DAPO].
+/// Groups whose rewards differ; under GRPO the policy gradient of the others is zero [DAPO].
+/// @return their numbers, in order
 std::vector<int64_t> mixed_groups(const Rollout& rollout);
 
 /// Sums over everything that was sampled in a step, the groups that were dropped included [T37].
@@ -84,14 +85,14 @@ struct SamplingStats {
   int64_t rounds = 0, prompts = 0, responses = 0, tokens = 0;
   int64_t correct = 0, formatted = 0, answered = 0, reflected = 0, truncated = 0,
           zero_std_groups = 0;
-  double reward = 0;
+  double reward_sum = 0;  // of the shaped rewards
   void add(const Rollout& round);
 };
 
 struct Collection {
   Rollout rollout;  // to learn from
   SamplingStats sampled;
-  torch::Tensor sampled_rewards;     // (C,) of everything that was sampled, in order
+  torch::Tensor sampled_rewards;     // (C,) shaped, of the C responses that were sampled
   std::vector<int64_t> kept_groups;  // of those, the ones that make the rollout
 };
 

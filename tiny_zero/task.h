@@ -75,7 +75,7 @@ class Task {
   virtual std::string answer(const Problem& problem, std::string_view response) const = 0;
   /// Whether two answers, neither of them "", vote together in maj@k.
   virtual bool same_answer(const std::string& a, const std::string& b) const { return a == b; }
-  /// Shares to report beside the reward; every response gives the same names in the same order.
+  /// Rates to report beside the reward; every response gives the same names in the same order.
   virtual std::vector<Tally> diagnose(const Problem& /*problem*/,
                                       std::string_view /*response*/) const {
     return {};

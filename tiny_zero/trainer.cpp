@@ -19,8 +19,8 @@ void Trainer::run() {
   Progress progress(step_, config_.num_steps);
   while (step_ < config_.num_steps && !interrupted()) {
     Stopwatch watch;
-    const Collection collected = collect([&] { return ask(sampler); }, config_);
-    const Rollout& rollout = collected.rollout;  // B = prompts-per-step x group-size responses
+    const Collection collected = collect([&] { return sample_round(sampler); }, config_);
+    const Rollout& rollout = collected.rollout;  // (B, T); B = prompts x group-size
     const double rollout_s = watch.lap();
     const Judgement judgement = judge(rollout);  // rewards (B,), ref_log_probs and values (B, T)
     const Advantages estimate = estimate_advantages(rollout, judgement, config_);  // (B, T)
@@ -42,7 +42,7 @@ void Trainer::run() {
                       : "model in " + (directory_.newest_checkpoint() / "model").string());
 }
 
-Rollout Trainer::ask(Sampler& sampler) {
+Rollout Trainer::sample_round(Sampler& sampler) {
   const int64_t first = cursor_;
   std::vector<Problem> problems;
   for (int64_t i = 0; i < config_.prompts_per_step; ++i)
@@ -68,12 +68,14 @@ StepStats Trainer::update(const Collection& collected, const Judgement& judgemen
   const Rollout& rollout = collected.rollout;
   StepDump dump;
   const bool wanted = step_ < config_.dump_steps;
-  StepDump* const into = wanted ? &dump : nullptr;
+  StepDump* const dump_or_null = wanted ? &dump : nullptr;
   StepStats stats;
   if (critic_)
-    stats.critic = update_critic(*critic_, rollout, judgement, estimate, config_, step_, into);
+    stats.critic =
+        update_critic(*critic_, rollout, judgement, estimate, config_, step_, dump_or_null);
   if (step_ >= config_.critic_only_steps()) {
-    stats.policy = update_policy(*policy_, rollout, judgement, estimate, config_, step_, into);
+    stats.policy =
+        update_policy(*policy_, rollout, judgement, estimate, config_, step_, dump_or_null);
   }
   if (reference_ && config_.reference_every > 0 && (step_ + 1) % config_.reference_every == 0) {
     reference_ = policy_->model.clone(Head::language_model);  // [iterative GRPO]

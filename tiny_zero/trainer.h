@@ -19,7 +19,7 @@ class Trainer {
 
  private:
   /// Samples and grades a group of responses to each of the next problems.
-  Rollout ask(Sampler& sampler);
+  Rollout sample_round(Sampler& sampler);
   /// Scores the rollout under the reference and the critic, where the settings have them.
   Judgement judge(const Rollout& rollout) const;
   StepStats update(const Collection& collected, const Judgement& judgement,

@@ -15,12 +15,12 @@ using torch::Tensor;
 /// The responses split into mini-batches: in their order if there is one, else shuffled by seed,
 /// step and pass.
 std::vector<std::vector<int64_t>> split_responses(int64_t responses, int64_t parts, uint64_t seed,
-                                                  int64_t step, int64_t pass) {
+                                                  int64_t step, int64_t shuffle) {
   std::vector<int64_t> order(responses);
   std::iota(order.begin(), order.end(), int64_t{0});
   if (parts > 1) {  // Fisher-Yates
     for (int64_t i = responses - 1; i > 0; --i) {
-      const uint64_t bits = random_bits(seed, Stream::shuffle, step, pass, i);
+      const uint64_t bits = random_bits(seed, Stream::shuffle, step, shuffle, i);
       std::swap(order[i], order[bits % static_cast<uint64_t>(i + 1)]);
     }
   }
@@ -45,9 +45,9 @@ Tensor weights_table(const Tensor& loss_mask, const std::vector<int64_t>& respon
 
 /// How often one network is updated on a rollout, and at what rate.
 struct UpdatePlan {
-  std::string name;      // in the dump
-  int64_t mini_batches;  // per epoch
-  int64_t first_pass;    // numbers the shuffles, so that each network has its own
+  std::string name;       // in the dump
+  int64_t mini_batches;   // per epoch
+  int64_t first_shuffle;  // numbers the shuffles, so that each network has its own
   LearningRate rate;
 };
 
@@ -61,7 +61,7 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
   std::map<std::string, int64_t> counts;
   for (int64_t epoch = 0; epoch < config.epochs; ++epoch) {
     const auto mini_batches = split_responses(rollout.size(), plan.mini_batches, config.seed, step,
-                                              plan.first_pass + epoch);
+                                              plan.first_shuffle + epoch);
     for (size_t m = 0; m < mini_batches.size(); ++m) {
       const Tensor weights = weights_table(loss_mask, mini_batches[m], config);
       LossTerms terms;
@@ -79,25 +79,28 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
         learner.discard();
         return stats;  // updates of earlier mini-batches are kept
       }
-      stats.learning_rate = plan.rate.at(learner.optimizer.updates);
+      const double rate = plan.rate.at(learner.optimizer.updates);
       const std::string prefix = plan.name + "." + std::to_string(stats.updates) + ".";
       if (dump) {
         for (const auto& [name, sum] : terms.sums()) dump->add(prefix + "loss." + name, sum);
-        dump->add(prefix + "learning_rate", stats.learning_rate);
+        dump->add(prefix + "learning_rate", rate);
         dump->add_named(prefix + "gradient/", learner.model.named_gradients());
         const Tensor table = torch::zeros({config.epochs, rollout.size()}, torch::kInt64);
         dump->table(plan.name + "_update_of", table)[epoch].index_fill_(
             0, torch::tensor(mini_batches[m], torch::kInt64), static_cast<int64_t>(m));
       }
-      const double norm = learner.step(stats.learning_rate);
+      const double norm = learner.step(rate);
       if (!std::isfinite(norm)) {
         stats.skipped = "gradient";
         return stats;
       }
       if (dump) dump->add(prefix + "grad_norm", norm);
       ++stats.updates;
+      stats.learning_rate = rate;
       stats.grad_norm += norm;
+      if (terms.weight() == 0) continue;  // every response is out of the loss: there is no mean
       for (const auto& [name, sum] : terms.sums()) {
+        if (name == LossTerms::kTotal) continue;
         stats.means[name] += terms.mean(name);
         ++counts[name];
       }
@@ -114,13 +117,14 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
                           const Advantages& estimate, const Config& config, int64_t step,
                           StepDump* dump) {
   const bool on_policy = config.epochs == 1 && config.mini_batches == 1;
-  double deviation = 0;
+  Tensor largest_ratio_gap;  // on the device until the end
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
+    const Tensor sampled = batch.pick(rollout.log_probs);  // (N,), as all that follow
+    const Tensor advantages = batch.pick(estimate.advantages);
     const Tensor hidden = policy.model.hidden_states(batch.tokens);
-    const auto [log_probs, entropies] = policy.model.log_probs(
-        hidden, batch.positions, batch.targets, config.temperature, /*with_entropy=*/true);
-    const Tensor sampled = batch.pick(rollout.log_probs),
-                 advantages = batch.pick(estimate.advantages);
+    const auto [log_probs, entropies] =
+        policy.model.log_probs(hidden, batch.positions, batch.targets, config.temperature,
+                               /*with_entropy=*/true);
     // One update per rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the
     // sampler rounded [T11].
     const Tensor old_log_probs = on_policy ? log_probs.detach() : sampled;
@@ -149,7 +153,9 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
     if (update == 0) {  // the policy is still the one that sampled
       const Tensor gap = log_probs.detach() - sampled;
       terms.add("log_prob_gap_mean", gap.abs(), 0);
-      deviation = std::max(deviation, (gap.exp() - 1).abs().max().item<double>());
+      const Tensor ratio_gap = (gap.exp() - 1).abs().max();
+      largest_ratio_gap =
+          largest_ratio_gap.defined() ? torch::maximum(largest_ratio_gap, ratio_gap) : ratio_gap;
     }
     if (dump) {
       const std::string prefix = "policy." + std::to_string(update) + ".";
@@ -157,11 +163,11 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
       batch.put(dump->table(prefix + "entropies", rollout.log_probs), entropies.detach());
     }
   };
-  const UpdatePlan plan{"policy", config.mini_batches, /*first_pass=*/0,
+  const UpdatePlan plan{"policy", config.mini_batches, /*first_shuffle=*/0,
                         policy_learning_rate(config)};
   UpdateStats stats =
       run_updates(policy, plan, rollout, judgement.loss_mask, config, step, dump, loss_of);
-  stats.ratio_max_deviation = deviation;
+  if (largest_ratio_gap.defined()) stats.ratio_max_deviation = largest_ratio_gap.item<double>();
   return stats;
 }
 
@@ -178,7 +184,7 @@ UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgeme
                 values.detach());
     }
   };
-  const UpdatePlan plan{"critic", config.critic_mini_batches, /*first_pass=*/config.epochs,
+  const UpdatePlan plan{"critic", config.critic_mini_batches, /*first_shuffle=*/config.epochs,
                         critic_learning_rate(config)};
   return run_updates(critic, plan, rollout, judgement.loss_mask, config, step, dump, loss_of);
 }

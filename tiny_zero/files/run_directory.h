@@ -31,7 +31,7 @@ class RunDirectory {
             const std::function<void(const std::filesystem::path&)>& write);
   /// The directory of the newest complete checkpoint, "" if there is none.
   std::filesystem::path newest_checkpoint() const;
-  /// Reads a checkpoint's state and cuts the logs back to where they were when it was saved.
+  /// Reads a checkpoint's state and truncates the logs to what they were when it was saved.
   Json restore(const std::filesystem::path& checkpoint);
 
   const std::filesystem::path& path() const { return path_; }

@@ -29,6 +29,7 @@ struct HeadLogProbs : torch::autograd::Function<HeadLogProbs> {
   static tensor_list forward(AutogradContext* context, const Tensor& hidden, const Tensor& weight,
                              const Tensor& targets, double temperature, int64_t vocab_size,
                              bool with_entropy) {
+    context->set_materialize_grads(false);  // an output that the loss leaves out costs nothing
     const int64_t rows = hidden.size(0);
     Tensor log_probs = torch::empty({rows}, hidden.options().dtype(torch::kFloat32));
     Tensor entropies = torch::empty({with_entropy ? rows : 0}, log_probs.options());

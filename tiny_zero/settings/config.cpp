@@ -1,5 +1,6 @@
 #include "tiny_zero/settings/config.h"
 
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
 
@@ -104,7 +105,8 @@ Settings Config::settings() {
            "start of the value head: zero, uniform(-sqrt 5, sqrt 5) as ORZ's paper says (orz), or "
            "normal with deviation 1 / (hidden + 1) as its code does")
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of the separate critic")
-      .add("critic-mini-batches", critic_mini_batches, 1, 65536, "critic updates per epoch")
+      .add("critic-mini-batches", critic_mini_batches, 1, 65536,
+           "updates of a separate critic per epoch")
       .add("critic-warmup-steps", critic_warmup_steps, 0, kMany,
            "first steps, in which only the critic learns")
       .add("value-clip", value_clip, 0.0, kAny,
@@ -117,7 +119,7 @@ Settings Config::settings() {
       .add("beta2", beta2, 0.0, 0.999999, "AdamW: decay of the gradient's square")
       .add("adam-epsilon", adam_epsilon, 0.0, 1.0, "AdamW: added to the root of the square")
       .add("weight-decay", weight_decay, 0.0, 1.0,
-           "AdamW: decoupled decay, in units of the learning rate")
+           "AdamW: decoupled decay, multiplied by the learning rate")
       .add("max-grad-norm", max_grad_norm, 0.0, kAny,
            "gradients are scaled down to this norm; 0 is off")
       .add("warmup-updates", warmup_updates, 0, kMany,
@@ -159,6 +161,16 @@ Settings Config::settings() {
   return list;
 }
 
+bool Config::compares_groups() const {
+  switch (algorithm) {
+    case Algorithm::grpo:
+      return true;
+    case Algorithm::ppo:
+      return false;
+  }
+  throw std::logic_error("compares_groups: unknown algorithm");
+}
+
 bool Config::has_critic() const {
   switch (algorithm) {
     case Algorithm::ppo:
@@ -195,9 +207,15 @@ void Config::validate_training() const {
   demand(top_p == 1,
          "top-p is below 1, training wants 1: the loss scores the whole distribution, not a "
          "truncated one [T9]");
-  demand(has_critic() || group_size > 1,
+  demand(!compares_groups() || group_size > 1,
          "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or "
          "worse response; or take ppo");
+  const int64_t responses = prompts_per_step * group_size;
+  const int64_t parts =
+      has_own_critic() ? std::max(mini_batches, critic_mini_batches) : mini_batches;
+  demand(parts <= responses, "mini-batches or critic-mini-batches is " + std::to_string(parts) +
+                                 ", want at most the " + std::to_string(responses) +
+                                 " responses of a step, prompts-per-step x group-size");
   demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
   demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
          "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +

@@ -202,6 +202,8 @@ struct Config {
 
   /// Whether the advantage estimator needs values V(s); the other predicates follow from it.
   bool has_critic() const;
+  /// Whether the estimator compares a response with others of its group, which then needs two.
+  bool compares_groups() const;
   bool has_own_critic() const { return has_critic() && critic == CriticNetwork::separate; }
   bool has_shared_critic() const { return has_critic() && critic == CriticNetwork::shared; }
   /// First steps, in which only the critic learns.

@@ -80,7 +80,7 @@ Json rates(const Task& task, const Rollout& rollout) {
   for (const auto& [name, hits, trials] : total) {
     const Json rate =
         trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
-    result[name] = {{"share", rate}, {"hits", hits}, {"trials", trials}};
+    result[name] = {{"rate", rate}, {"hits", hits}, {"trials", trials}};
   }
   return result;
 }
@@ -205,7 +205,7 @@ Json evaluate(const Config& config, const Task& task) {
   report["reward_mean"] = sampled.rewards.mean().item<double>();
   report["response_tokens_mean"] =
       static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
-  report["shares"] = rates(task, sampled);
+  report["rates"] = rates(task, sampled);
   report["seconds"] = watch.lap();
 
   if (config.json != "-") {
@@ -220,9 +220,9 @@ Json evaluate(const Config& config, const Task& task) {
       print_estimate(measures[0].name + ", " + tag, estimates[measures[0].name],
                      "   (" + estimates["problems"].dump() + " problems)");
     }
-    for (const auto& [name, rate] : report["shares"].items()) {
+    for (const auto& [name, rate] : report["rates"].items()) {
       std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
-                  rate["share"].is_null() ? "-" : rate["share"].dump().substr(0, 5).c_str(),
+                  rate["rate"].is_null() ? "-" : rate["rate"].dump().substr(0, 5).c_str(),
                   rate["hits"].get<long>(), rate["trials"].get<long>());
     }
   }

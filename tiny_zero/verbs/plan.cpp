@@ -153,7 +153,11 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
       [&] {
         return std::exchange(smaller.compute_type, ComputeType::bfloat16) != ComputeType::bfloat16;
       },
-      [&] { return std::exchange(smaller.critic, CriticNetwork::shared) != CriticNetwork::shared; },
+      [&] {
+        const bool possible = smaller.has_own_critic() && smaller.critic_warmup_steps == 0;
+        if (possible) smaller.critic = CriticNetwork::shared;
+        return possible;
+      },
       [&] { return std::exchange(smaller.kl, KlPlacement::none) != KlPlacement::none; }};
   for (const auto& change : changes) {
     while (plan_memory(shape, smaller, longest_prompt).total > plan.available && change()) continue;

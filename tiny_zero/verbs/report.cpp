@@ -32,7 +32,7 @@ Json figures(const Json& evaluation) {
       result[name == "avg@1" ? "accuracy" : name] = value["mean"];
   }
   result["response tokens"] = evaluation.at("response_tokens_mean");
-  for (const auto& [name, rate] : evaluation.at("shares").items()) result[name] = rate.at("share");
+  for (const auto& [name, rate] : evaluation.at("rates").items()) result[name] = rate.at("rate");
   return result;
 }
 
