@@ -201,7 +201,8 @@ class Trainer:
     """Networks, optimisers and reference as they stand before a step."""
 
     def __init__(self, s, start):
-        self.s, self.ppo = s, {"ppo": True, "grpo": False}[s["algorithm"]]  # no other is known [T35]
+        self.s = s
+        self.ppo = {"ppo": True, "grpo": False}[s["algorithm"]]  # no other is known [T35]
         alone = self.ppo and s["critic"] == "separate"
         self.critic_only = s["critic-warmup-steps"] if alone else 0  # steps
         self.networks = {"policy": Network(start / "policy")}
