@@ -50,20 +50,17 @@ struct Item {
 /// What both passes need to know of the packed tensors.
 struct Layout {
   AttentionShape shape;
+  const std::vector<int64_t>& starts;
   const float *cos, *sin;  // (positions, D / 2)
   const int64_t width = shape.qkv_width(), out_width = shape.num_heads * shape.head_dim;
   const float scale = 1.0F / std::sqrt(static_cast<float>(shape.head_dim));
 
-  template <class Body>
-  void for_each_item(const std::vector<int64_t>& starts, const Body& body) const {
+  int64_t items() const { return static_cast<int64_t>(starts.size() - 1) * shape.num_kv_heads; }
+  Item item(int64_t index) const {
     const int64_t kv_heads = shape.num_kv_heads, group = shape.num_heads / kv_heads;
-    const int64_t items = static_cast<int64_t>(starts.size() - 1) * kv_heads;
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t i = 0; i < items; ++i) {
-      const int64_t s = i / kv_heads, kv_head = i % kv_heads;
-      body(Item{starts[s], starts[s + 1] - starts[s], shape.key_column(kv_head),
-                shape.value_column(kv_head), kv_head * group, (kv_head + 1) * group});
-    }
+    const int64_t s = index / kv_heads, head = index % kv_heads;
+    const int64_t first = starts[s], key = shape.key_column(head), value = shape.value_column(head);
+    return {first, starts[s + 1] - first, key, value, head * group, (head + 1) * group};
   }
   /// Copies the (length, D) rows of a head out of the packed tensor, rotated and times `factor`.
   void gather_rotated(const float* from, int64_t length, float factor, float* to) const {
@@ -115,14 +112,16 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
                         const Tensor& sin, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
     const Tensor qkv = input.contiguous();
-    const Layout at{shape, cos.data_ptr<float>(), sin.data_ptr<float>()};
+    const Layout at{shape, starts, cos.data_ptr<float>(), sin.data_ptr<float>()};
     const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor output = torch::empty({qkv.size(0), out_width}, qkv.options());
     Tensor log_sum_exp = torch::empty({qkv.size(0), shape.num_heads}, qkv.options());
     const float* from = qkv.data_ptr<float>();
     float *to = output.data_ptr<float>(), *lse = log_sum_exp.data_ptr<float>();
 
-    at.for_each_item(starts, [&](const Item& item) {
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t index = 0; index < at.items(); ++index) {
+      const Item item = at.item(index);
       thread_local Scratch rotated_memory, keys_memory, scores_memory;
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
       const float* rows = from + first * width;           // (T, width)
@@ -145,7 +144,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
                       to + (first + i) * out_width + head * dim, out_width);
         }
       }
-    });
+    }
     context->save_for_backward({qkv, log_sum_exp, cos, sin});
     context->saved_data["starts"] = starts;
     context->saved_data["shape"] =
@@ -161,14 +160,16 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
                dims = context->saved_data["shape"].toIntVector();
     const AttentionShape shape{dims[0], dims[1], dims[2]};
     const Tensor qkv = saved[0], upstream = grads[0].contiguous();
-    const Layout at{shape, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
+    const Layout at{shape, starts, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
     const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor gradient = torch::empty_like(qkv);
     const float *from = qkv.data_ptr<float>(), *lse = saved[1].data_ptr<float>(),
                 *up = upstream.data_ptr<float>();
     float* to = gradient.data_ptr<float>();
 
-    at.for_each_item(starts, [&](const Item& item) {
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t index = 0; index < at.items(); ++index) {
+      const Item item = at.item(index);
       thread_local Scratch memory[9];
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
       const float *rows = from + first * width, *values = rows + item.value_column;
@@ -208,7 +209,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
       at.scatter_unrotated(grad_keys, length, 1.0F, grad_rows + item.key_column);
       for (int64_t t = 0; t < length; ++t)
         std::copy_n(grad_values + t * dim, dim, grad_rows + t * width + item.value_column);
-    });
+    }
     return {gradient, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
