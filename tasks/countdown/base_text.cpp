@@ -1,7 +1,7 @@
 // The base text of the tiny model, and its tokenizer. A base model that can neither guess nor check
 // gives reinforcement learning nothing to amplify. These documents do both; settings say how often.
+#include "tasks/byte_tokenizer.h"
 #include "tasks/countdown/countdown.h"
-#include "tiny_zero/files/tokenizer.h"
 
 namespace tiny_zero::countdown {
 namespace {

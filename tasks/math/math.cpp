@@ -10,9 +10,9 @@
 #include <set>
 #include <sstream>
 
+#include "tasks/byte_tokenizer.h"
 #include "tasks/math/grader.h"
 #include "tiny_zero/files/json.h"
-#include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/random.h"
 
 namespace tiny_zero::math {

@@ -88,18 +88,8 @@ const std::array<int32_t, 256>& byte_spelling() {
   return codes;
 }
 
-std::string spell(std::string_view bytes) {
-  std::string result;
-  for (const char byte : bytes) {
-    utf8proc_uint8_t buffer[4];
-    const auto size = utf8proc_encode_char(byte_spelling()[static_cast<uint8_t>(byte)], buffer);
-    result.append(reinterpret_cast<const char*>(buffer), size);
-  }
-  return result;
-}
-
-/// Inverse of spell(). A token with any other character, as some special tokens have, is returned
-/// as it is.
+/// Inverse of spell_token(). A token with any other character, as some special tokens have, is
+/// returned as it is.
 std::string unspell(const std::string& token) {
   static const auto bytes_by_code = [] {
     std::unordered_map<int32_t, char> result;
@@ -194,6 +184,16 @@ uint64_t pair_key(int32_t left, int32_t right) {
 }
 
 }  // namespace
+
+std::string spell_token(std::string_view bytes) {
+  std::string result;
+  for (const char byte : bytes) {
+    utf8proc_uint8_t buffer[4];
+    const auto size = utf8proc_encode_char(byte_spelling()[static_cast<uint8_t>(byte)], buffer);
+    result.append(reinterpret_cast<const char*>(buffer), size);
+  }
+  return result;
+}
 
 /// A regular expression that cuts a text: each match is a piece, and so is what lies between two.
 class Tokenizer::Splitter {
@@ -353,7 +353,7 @@ class TokenizerReader {
       if (const auto id = tokenizer_.token_id(unk.text())) unknown = static_cast<int32_t>(*id);
     }
     for (int byte = 0; byte < 256; ++byte) {
-      const auto id = tokenizer_.token_id(spell(std::string(1, static_cast<char>(byte))));
+      const auto id = tokenizer_.token_id(spell_token(std::string(1, static_cast<char>(byte))));
       tokenizer_.byte_ids_[byte] = id ? static_cast<int32_t>(*id) : unknown;
     }
     const auto merges = field["merges"].elements();
@@ -531,7 +531,7 @@ void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) co
     ids.insert(ids.end(), hit->second.begin(), hit->second.end());
     return;
   }
-  const auto whole = ignore_merges_ ? vocab_.find(spell(word)) : vocab_.end();
+  const auto whole = ignore_merges_ ? vocab_.find(spell_token(word)) : vocab_.end();
   std::vector<int64_t> word_ids = whole != vocab_.end() ? std::vector{whole->second} : merge(word);
   ids.insert(ids.end(), word_ids.begin(), word_ids.end());
   if (word.size() > WordCache::kMaxWordBytes) return;
@@ -595,30 +595,6 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
   std::vector<int64_t> ids;
   for (size_t i = 0; i < size; i = symbols[i].next) ids.push_back(symbols[i].id);
   return ids;
-}
-
-std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words) {
-  auto tokenizer = json::parse(R"({
-    "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                      "use_regex": false},
-    "post_processor": null,
-    "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                "use_regex": false},
-    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-              "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-              "merges": []}})");
-  auto& vocab = tokenizer["model"]["vocab"];
-  for (const char& byte : bytes) vocab[spell({&byte, 1})] = vocab.size();
-  auto word = json::parse(
-      R"({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false})");
-  for (const std::string_view content : words) {
-    word["id"] = vocab.size() + tokenizer["added_tokens"].size();
-    word["content"] = content;
-    word["special"] = content == words.back();
-    tokenizer["added_tokens"].push_back(word);
-  }
-  return tokenizer.dump(/*indent=*/1);
 }
 
 }  // namespace tiny_zero

@@ -119,8 +119,7 @@ class Tokenizer {
   std::shared_ptr<WordCache> cache_;  // copies of a tokenizer share it
 };
 
-/// tokenizer.json of a tiny model, without merges: one token for each of these bytes and one for
-/// each of these words, the last of which ends a text.
-std::string byte_tokenizer_json(std::string_view bytes, std::span<const std::string_view> words);
+/// These bytes as a vocabulary spells a token: " the" is "Ġthe".
+std::string spell_token(std::string_view bytes);
 
 }  // namespace tiny_zero
