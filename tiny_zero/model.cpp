@@ -143,6 +143,18 @@ PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequenc
 
 // ---- Construction -------------------------------------------------------------------------------
 
+ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_size) {
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = vocab_size;
+  config.hidden_size = settings.hidden;
+  config.num_layers = settings.layers;
+  config.attention = {settings.heads, settings.kv_heads, settings.hidden / settings.heads};
+  config.ffn_size = settings.ffn;
+  config.max_positions = settings.max_positions;
+  config.rope_theta = settings.rope_theta;
+  return config;
+}
+
 std::vector<Model::Parameter> Model::list_parameters() {
   const auto& [heads, kv_heads, head_dim] = config_.attention;
   const int64_t d = config_.hidden_size, f = config_.ffn_size, vocab = config_.vocab_size;

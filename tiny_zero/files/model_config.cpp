@@ -161,16 +161,4 @@ void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype)
   write_text(path, fields.dump(2) + "\n");
 }
 
-ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_size) {
-  ModelConfig config;
-  config.vocab_size = config.used_vocab_size = vocab_size;
-  config.hidden_size = settings.hidden;
-  config.num_layers = settings.layers;
-  config.attention = {settings.heads, settings.kv_heads, settings.hidden / settings.heads};
-  config.ffn_size = settings.ffn;
-  config.max_positions = settings.max_positions;
-  config.rope_theta = settings.rope_theta;
-  return config;
-}
-
 }  // namespace tiny_zero
