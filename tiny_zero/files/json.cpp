@@ -44,6 +44,71 @@ bool next_row(std::istream& in, std::string& line, int64_t& number) {
   return false;
 }
 
+void Field::fail(const std::string& wanted) const {
+  std::string found = value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+  if (found.size() > 300) found = found.substr(0, 300) + "...";
+  throw std::invalid_argument(path + ": found " + found + ", want " + wanted);
+}
+
+Field Field::operator[](const std::string& key) const {
+  static const nlohmann::json null;
+  if (!value.is_object()) fail("an object");
+  const auto member = value.find(key);
+  return {member == value.end() ? null : *member, path + (path.ends_with(' ') ? "" : ".") + key};
+}
+
+std::vector<std::pair<std::string, Field>> Field::members() const {
+  if (!value.is_object()) fail("an object");
+  std::vector<std::pair<std::string, Field>> result;
+  for (const auto& member : value.items()) result.emplace_back(member.key(), (*this)[member.key()]);
+  return result;
+}
+
+std::vector<Field> Field::elements() const {
+  if (!value.is_array()) fail("an array");
+  std::vector<Field> result;
+  for (size_t i = 0; i < value.size(); ++i)
+    result.push_back({value[i], path + "[" + std::to_string(i) + "]"});
+  return result;
+}
+
+std::vector<Field> Field::list() const {
+  if (value.is_null()) return {};
+  return value.is_array() ? elements() : std::vector{*this};
+}
+
+const std::string& Field::text() const {
+  if (!value.is_string()) fail("a string");
+  return value.get_ref<const std::string&>();
+}
+
+int64_t Field::integer(int64_t least, int64_t most) const {
+  if (!value.is_number_integer() || value < least || value > most) {
+    fail("a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+  }
+  return value.get<int64_t>();
+}
+
+double Field::number(std::optional<double> if_absent) const {
+  if (value.is_null() && if_absent) return *if_absent;
+  if (!value.is_number()) fail("a number");
+  return value.get<double>();
+}
+
+bool Field::flag(bool if_absent) const {
+  if (value.is_null()) return if_absent;
+  if (!value.is_boolean()) fail("true or false");
+  return value.get<bool>();
+}
+
+void Field::must_be(const nlohmann::json& only) const {
+  if (value != only) fail(only.dump() + "; nothing else is supported");
+}
+
+void Field::may_be(const nlohmann::json& only) const {
+  if (!value.is_null()) must_be(only);
+}
+
 SideFiles read_side_files(const fs::path& directory) {
   SideFiles files;
   for (const char* name :

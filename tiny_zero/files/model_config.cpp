@@ -3,18 +3,19 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <stdexcept>
 
 #include "tiny_zero/files/json.h"
 
 namespace tiny_zero {
 namespace {
 
+using nlohmann::json;
+
 const std::map<std::string, std::string> kArchitectures{
     {"qwen2", "Qwen2ForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}, {"llama", "LlamaForCausalLM"}};
 
 /// Fields that would change the computation, with the only value that the model supports.
-const std::map<std::string, Json> kOnlyValues{
+const std::map<std::string, json> kOnlyValues{
     {"hidden_act", "silu"},      {"use_sliding_window", false},
     {"attention_bias", false},   {"mlp_bias", false},
     {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
@@ -33,68 +34,59 @@ const std::set<std::string> kKnown{
     "output_attentions", "output_hidden_states", "return_dict", "sliding_window", "torch_dtype",
     "transformers.js_config", "transformers_version", "unsloth_fixed", "use_cache"};
 
-/// from_file() puts the path in front.
-[[noreturn]] void fail(const std::string& name, const Json& found, const std::string& wanted) {
-  throw std::invalid_argument(name + " is " + found.dump() + ", " + wanted);
-}
+// The bound keeps a broken file from asking for absurd amounts of memory.
+constexpr int64_t kMaxSize = 1 << 24;
 
-/// The bound keeps a broken file from asking for absurd amounts of memory.
-int64_t read_size(const std::string& name, const Json& value, int64_t most = 1 << 24) {
-  if (!value.is_number_integer() || value < 1 || value > most)
-    fail(name, value, "want a whole number from 1 to " + std::to_string(most));
-  return value.get<int64_t>();
-}
-
-void check_supported(const Json& fields) {
-  const auto architecture = kArchitectures.find(fields.value("model_type", ""));
-  if (architecture == kArchitectures.end())
-    fail("model_type", fields.value("model_type", ""), "supported are qwen2, qwen3 and llama");
-  const Json architectures = Json::array({architecture->second});
-  if (fields.value("architectures", architectures) != architectures)
-    fail("architectures", fields["architectures"], "supported is " + architectures.dump());
-  for (const auto& [name, value] : fields.items()) {
-    const auto only = kOnlyValues.find(name);
-    if (only != kOnlyValues.end() && value != only->second)
-      fail(name, value, "supported is " + only->second.dump());
-    const bool known = only != kOnlyValues.end() || kKnown.contains(name) ||
-                       name.starts_with('_') || name.ends_with("_token_id");
-    if (!known)
-      fail(name, value,
-           "which this program does not know; remove it if it does not change what the model "
-           "computes");
+void check_supported(const Field& fields) {
+  const Field family = fields["model_type"];
+  const auto architecture = kArchitectures.find(family.text());
+  if (architecture == kArchitectures.end()) family.fail("qwen2, qwen3 or llama");
+  const json wanted = json::array({architecture->second}),
+             found = fields.value.value("architectures", wanted);
+  if (found != wanted)
+    family.fail("what fits architectures " + found.dump() + "; supported is " + wanted.dump());
+  for (const auto& [name, field] : fields.members()) {
+    if (kOnlyValues.contains(name)) {
+      field.must_be(kOnlyValues.at(name));
+    } else if (!kKnown.contains(name) && !name.starts_with('_') && !name.ends_with("_token_id")) {
+      field.fail(
+          "no such field: this program does not know it; remove it if it does not change what the "
+          "model computes");
+    }
   }
-  for (const Json& type : fields.value("layer_types", Json::array())) {
-    if (type != "full_attention") fail("layer_types", type, "supported is \"full_attention\"");
-  }
+  for (const Field& type : fields["layer_types"].list()) type.must_be("full_attention");
 }
 
-void read_rope(const Json& fields, ModelConfig& config) {
+void read_rope(const Field& fields, ModelConfig& config) {
   // Newer files keep everything in rope_parameters, older ones rope_theta at the top.
-  const char* name = fields.contains("rope_parameters") ? "rope_parameters" : "rope_scaling";
-  Json rope = fields.value(name, Json());
-  if (rope.is_null()) rope = Json::object();
-  config.rope_theta = rope.value("rope_theta", fields.value("rope_theta", config.rope_theta));
-  const std::string type = rope.value("rope_type", rope.value("type", "default"));
-  const bool llama3 = type == "llama3";
+  const bool newer = fields.value.contains("rope_parameters");
+  const Field found = fields[newer ? "rope_parameters" : "rope_scaling"];
+  static const json none = json::object();
+  const Field rope = found.value.is_null() ? Field{none, found.path} : found;
+  const Field type = rope[rope.value.contains("rope_type") ? "rope_type" : "type"];
+  const bool llama3 = type.value == "llama3";
+  if (!llama3 && !type.value.is_null() && type.value != "default")
+    type.fail("\"default\" or \"llama3\"");
+  config.rope_theta = rope["rope_theta"].number(fields["rope_theta"].number(config.rope_theta));
   RopeScaling& scaling = config.rope_scaling;
   if (llama3) {
-    scaling = {rope.at("factor"), rope.at("low_freq_factor"), rope.at("high_freq_factor"),
-               rope.at("original_max_position_embeddings")};
+    scaling = {rope["factor"].number(), rope["low_freq_factor"].number(),
+               rope["high_freq_factor"].number(),
+               rope["original_max_position_embeddings"].number()};
   }
-  for (const char* known : {"rope_theta", "rope_type", "type"}) rope.erase(known);
+  size_t others = rope.value.size();
+  for (const char* name : {"rope_theta", "rope_type", "type"}) others -= rope.value.contains(name);
   const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
                         scaling.high_freq_factor > scaling.low_freq_factor &&
                         scaling.original_positions >= 1;
-  if (!possible || (!llama3 && type != "default") || rope.size() != (llama3 ? 4 : 0)) {
-    fail(name, fields.value(name, Json()),
-         "supported are rope_type \"default\" and \"llama3\" with its four numbers");
-  }
+  if (!possible || others != (llama3 ? 4 : 0))
+    rope.fail("a rope_theta of 1 or more, and only with \"llama3\" its four other numbers");
 }
 
 /// Appends the ids of eos_token_id, which is a number, a list or absent.
-void add_end_ids(const Json& fields, std::vector<int64_t>& ids) {
-  const Json value = fields.value("eos_token_id", Json());
-  for (const Json& id : value.is_number() ? Json::array({value}) : value) {
+void add_end_ids(const Field& fields, std::vector<int64_t>& ids) {
+  for (const Field& end : fields["eos_token_id"].list()) {
+    const int64_t id = end.integer(0, kMaxSize);
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
   }
 }
@@ -102,37 +94,33 @@ void add_end_ids(const Json& fields, std::vector<int64_t>& ids) {
 }  // namespace
 
 ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
-  const Json fields = read_json(path, "--model wants a directory that holds it");
+  const Json source = read_json(path, "--model wants a directory that holds it");
   const auto beside = path.parent_path() / "generation_config.json";
-  const Json generation = std::filesystem::exists(beside) ? read_json(beside, "") : Json::object();
+  const json config_json = source,
+             generation = std::filesystem::exists(beside) ? read_json(beside, "") : Json::object();
+  const Field fields{config_json, path.string() + ": "};
+  check_supported(fields);
   ModelConfig config;
-  config.source = fields.dump(2);
-  try {
-    check_supported(fields);
-    config.family = fields.at("model_type");
-    config.vocab_size = read_size("vocab_size", fields.at("vocab_size"));
-    config.used_vocab_size = config.vocab_size;
-    config.hidden_size = read_size("hidden_size", fields.at("hidden_size"));
-    config.num_layers = read_size("num_hidden_layers", fields.at("num_hidden_layers"), 1000);
-    config.ffn_size = read_size("intermediate_size", fields.at("intermediate_size"));
-    auto& [heads, kv_heads, head_dim] = config.attention;
-    heads = read_size("num_attention_heads", fields.at("num_attention_heads"));
-    kv_heads = read_size("num_key_value_heads", fields.value("num_key_value_heads", Json(heads)));
-    const Json dim = fields.value("head_dim", Json());
-    head_dim = read_size("head_dim", dim.is_null() ? Json(config.hidden_size / heads) : dim);
-    if (heads % kv_heads != 0 || head_dim % 2 != 0)
-      fail("num_key_value_heads", kv_heads,
-           "want a divisor of num_attention_heads, and an even head_dim");
-    config.max_positions =
-        read_size("max_position_embeddings", fields.at("max_position_embeddings"), 1 << 20);
-    read_rope(fields, config);
-    config.norm_eps = fields.value("rms_norm_eps", config.norm_eps);
-    config.tie_embeddings = fields.value("tie_word_embeddings", false);
-    add_end_ids(fields, config.end_ids);
-    add_end_ids(generation, config.end_ids);
-  } catch (const std::exception& error) {
-    throw std::invalid_argument(path.string() + ": " + error.what());
-  }
+  config.source = source.dump(2);
+  config.family = fields["model_type"].text();
+  config.vocab_size = config.used_vocab_size = fields["vocab_size"].integer(1, kMaxSize);
+  config.hidden_size = fields["hidden_size"].integer(1, kMaxSize);
+  config.num_layers = fields["num_hidden_layers"].integer(1, 1000);
+  config.ffn_size = fields["intermediate_size"].integer(1, kMaxSize);
+  auto& [heads, kv_heads, head_dim] = config.attention;
+  heads = fields["num_attention_heads"].integer(1, kMaxSize);
+  const Field kv = fields["num_key_value_heads"], dim = fields["head_dim"];
+  kv_heads = kv.value.is_null() ? heads : kv.integer(1, kMaxSize);
+  head_dim = dim.value.is_null() ? config.hidden_size / heads : dim.integer(1, kMaxSize);
+  if (heads % kv_heads != 0) kv.fail("a divisor of num_attention_heads");
+  if (head_dim < 1 || head_dim % 2 != 0)
+    dim.fail("an even number, by default hidden_size / num_attention_heads");
+  config.max_positions = fields["max_position_embeddings"].integer(1, 1 << 20);
+  read_rope(fields, config);
+  config.norm_eps = fields["rms_norm_eps"].number(config.norm_eps);
+  config.tie_embeddings = fields["tie_word_embeddings"].flag(false);
+  add_end_ids(fields, config.end_ids);
+  add_end_ids({generation, beside.string() + ": "}, config.end_ids);
   return config;
 }
 

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <queue>
 #include <sstream>
 #include <stdexcept>
@@ -34,8 +33,6 @@ struct Char {
   int32_t code;  // -1 for a byte that is not part of a UTF-8 character
 };
 
-bool is_ascii(char byte) { return static_cast<uint8_t>(byte) < 128; }
-
 Char char_at(std::string_view text, size_t position) {
   if (position >= text.size()) return {0, -1};
   const auto* begin = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
@@ -50,9 +47,8 @@ Char char_at(std::string_view text, size_t position) {
 /// Canonical composition (NFC); bytes that are not UTF-8 are kept.
 std::string to_nfc(std::string_view text) {
   // Nothing composes across two neighbouring ASCII characters, so most of a text can skip utf8proc.
-  const auto ascii_pair = [&](size_t i) {
-    return is_ascii(text[i]) && (i + 1 == text.size() || is_ascii(text[i + 1]));
-  };
+  const auto is_ascii = [&](size_t i) { return i == text.size() || uint8_t(text[i]) < 128; };
+  const auto ascii_pair = [&](size_t i) { return is_ascii(i) && is_ascii(i + 1); };
   std::string result;
   for (size_t begin = 0, end = 0; begin < text.size(); begin = end) {
     if (ascii_pair(begin)) {
@@ -130,54 +126,6 @@ std::string as_subject(std::string_view text) {
 
 // Keeps a broken file from asking for a table of gigabytes.
 constexpr int64_t kMaxId = (1 << 20) - 1;
-
-/// A JSON value with its path, so that each error says where.
-struct Field {
-  const json& value;
-  std::string path;  // "tokenizer.json: model.merges[3]"
-
-  [[noreturn]] void fail(const std::string& wanted) const {
-    std::string found =
-        value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
-    if (found.size() > 300) found = found.substr(0, 300) + "...";
-    throw std::invalid_argument(path + ": found " + found + ", want " + wanted);
-  }
-  /// The member of an object; null if absent.
-  Field operator[](const std::string& key) const {
-    static const json null;
-    if (!value.is_object()) fail("an object");
-    const auto member = value.find(key);
-    return {member == value.end() ? null : *member, path + (path.ends_with(' ') ? "" : ".") + key};
-  }
-  std::vector<Field> elements() const {
-    if (!value.is_array()) fail("an array");
-    std::vector<Field> result;
-    for (size_t i = 0; i < value.size(); ++i)
-      result.push_back({value[i], path + "[" + std::to_string(i) + "]"});
-    return result;
-  }
-  bool flag(bool if_absent) const {
-    if (value.is_null()) return if_absent;
-    if (!value.is_boolean()) fail("true or false");
-    return value.get<bool>();
-  }
-  const std::string& text() const {
-    if (!value.is_string()) fail("a string");
-    return value.get_ref<const std::string&>();
-  }
-  int32_t id() const {
-    const bool good = value.is_number_integer() && value >= 0 && value <= kMaxId;
-    if (!good) fail("an integer from 0 to " + std::to_string(kMaxId));
-    return value.get<int32_t>();
-  }
-  void must_be_false() const {
-    if (flag(false)) fail("false; true is not supported");
-  }
-  void must_be_empty() const {
-    if (!value.is_null() && value != "" && value != json(0.0))
-      fail("null; nothing else is supported");
-  }
-};
 
 uint64_t pair_key(int32_t left, int32_t right) {
   return uint64_t{static_cast<uint32_t>(left)} << 32 | uint32_t(right);
@@ -277,25 +225,25 @@ class TokenizerReader {
   explicit TokenizerReader(Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
   void read(const Field& root) {
-    if (const Field version = root["version"]; !version.value.is_null() && version.value != "1.0")
-      version.fail("\"1.0\"");
-    if (const Field normalizer = root["normalizer"]; !normalizer.value.is_null()) {
-      if (normalizer["type"].text() != "NFC") normalizer["type"].fail("\"NFC\" or no normalizer");
-      tokenizer_.nfc_ = true;
-    }
+    root["version"].may_be("1.0");
+    tokenizer_.nfc_ = !root["normalizer"].value.is_null();
+    if (tokenizer_.nfc_) root["normalizer"]["type"].must_be("NFC");
     read_pre_tokenizer(root["pre_tokenizer"]);
     read_model(root["model"]);
     if (const Field added = root["added_tokens"]; !added.value.is_null()) read_added_tokens(added);
     if (const Field processor = root["post_processor"]; !processor.value.is_null())
       read_post_processor(processor);
-    if (const Field type = root["decoder"]["type"]; type.value != "ByteLevel")
-      type.fail("\"ByteLevel\"");
+    root["decoder"]["type"].must_be("ByteLevel");
   }
 
  private:
+  /// The steps of a "Sequence"; any other field is a single step.
+  static std::vector<Field> steps_of(const Field& field, const std::string& name) {
+    return field["type"].value == "Sequence" ? field[name].elements() : std::vector{field};
+  }
+
   void read_pre_tokenizer(const Field& field) {
-    const auto steps =
-        field["type"].text() == "Sequence" ? field["pretokenizers"].elements() : std::vector{field};
+    const auto steps = steps_of(field, "pretokenizers");
     for (size_t i = 0; i < steps.size(); ++i)
       read_splitter(steps[i], /*last=*/i + 1 == steps.size());
     if (steps.empty()) field["pretokenizers"].fail("a last element of type \"ByteLevel\"");
@@ -306,16 +254,16 @@ class TokenizerReader {
     if (last != (type.text() == "ByteLevel"))
       type.fail("\"ByteLevel\" as the last step and only there");
     if (last) {
-      field["add_prefix_space"].must_be_false();
+      field["add_prefix_space"].may_be(false);
       if (const Field regex = field["use_regex"]; regex.flag(true))
         add_splitter(kGpt2Pattern, regex);
     } else if (type.text() == "Digits") {
       const Field individual = field["individual_digits"];
       add_splitter(individual.flag(false) ? R"(\p{N})" : R"(\p{N}+)", individual);
     } else if (type.text() == "Split") {
-      const Field behavior = field["behavior"], regex = field["pattern"]["Regex"];
-      if (behavior.text() != "Isolated") behavior.fail("\"Isolated\"");
-      field["invert"].must_be_false();
+      const Field regex = field["pattern"]["Regex"];
+      field["behavior"].must_be("Isolated");
+      field["invert"].may_be(false);
       for (const char* part : {"&&", "\\h", "\\H"}) {
         if (regex.text().find(part) != std::string::npos)
           regex.fail(std::string("a pattern without ") + part +
@@ -332,24 +280,18 @@ class TokenizerReader {
   }
 
   void read_model(const Field& field) {
-    // Files of 2020 leave the type out.
-    if (const Field type = field["type"]; !type.value.is_null() && type.text() != "BPE")
-      type.fail("\"BPE\"");
-    field["byte_fallback"].must_be_false();
-    for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"})
-      field[key].must_be_empty();
+    field["type"].may_be("BPE");  // files of 2020 leave it out
+    field["byte_fallback"].may_be(false);
+    field["dropout"].may_be(0);
+    field["continuing_subword_prefix"].may_be("");
+    field["end_of_word_suffix"].may_be("");
     tokenizer_.ignore_merges_ = field["ignore_merges"].flag(false);
 
-    const Field vocab = field["vocab"];
-    if (!vocab.value.is_object()) vocab.fail("an object of token: id");
-    for (const auto& [token, value] : vocab.value.get_ref<const json::object_t&>()) {
-      const Field entry{value, vocab.path + "." + token};
-      add_token(entry, unspell(token));
-      tokenizer_.vocab_.emplace(token, entry.id());
-    }
+    for (const auto& [token, id] : field["vocab"].members())
+      tokenizer_.vocab_.emplace(token, add_token(id, unspell(token)));
     std::optional<int32_t> unknown;
     if (const Field unk = field["unk_token"]; !unk.value.is_null()) {
-      field["fuse_unk"].must_be_false();
+      field["fuse_unk"].may_be(false);
       if (const auto id = tokenizer_.token_id(unk.text())) unknown = static_cast<int32_t>(*id);
     }
     for (int byte = 0; byte < 256; ++byte) {
@@ -381,14 +323,13 @@ class TokenizerReader {
 
   void read_added_tokens(const Field& field) {
     for (const Field& entry : field.elements()) {
-      for (const char* key : {"lstrip", "rstrip", "single_word"}) entry[key].must_be_false();
+      for (const char* key : {"lstrip", "rstrip", "single_word"}) entry[key].may_be(false);
       const std::string& content = entry["content"].text();
       if (content.empty()) entry["content"].fail("at least one character");
-      const int64_t id = entry["id"].id();
-      if (const auto known = tokenizer_.token_id(content); known && *known != id) {
-        entry["id"].fail(std::to_string(*known) + ", which \"" + content + "\" has already");
-      }
-      add_token(entry["id"], content);
+      const Field id_field = entry["id"];
+      if (const auto known = tokenizer_.token_id(content); known && id_field.value != *known)
+        id_field.fail(std::to_string(*known) + ", which \"" + content + "\" has already");
+      const int64_t id = add_token(id_field, content);
       const bool special = entry["special"].flag(false),
                  normalized = entry["normalized"].flag(!special);
       tokenizer_.tokens_[id].special = special;
@@ -396,18 +337,15 @@ class TokenizerReader {
       const std::string spelling = normalized && tokenizer_.nfc_ ? to_nfc(content) : content;
       tokenizer_.added_[normalized][static_cast<uint8_t>(spelling[0])].push_back({spelling, id});
     }
+    const auto length = [](const Tokenizer::AddedToken& token) { return token.text.size(); };
     for (auto& added : tokenizer_.added_) {
-      for (auto& same_first_byte : added) {
-        std::stable_sort(
-            same_first_byte.begin(), same_first_byte.end(),
-            [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
-      }
+      for (auto& same_first_byte : added)
+        std::ranges::stable_sort(same_first_byte, std::greater(), length);
     }
   }
 
   void read_post_processor(const Field& field) {
-    for (const Field& step :
-         field["type"].value == "Sequence" ? field["processors"].elements() : std::vector{field}) {
+    for (const Field& step : steps_of(field, "processors")) {
       const Field type = step["type"];
       if (type.value == "ByteLevel") continue;  // moves offsets only
       if (type.value != "TemplateProcessing")
@@ -422,14 +360,15 @@ class TokenizerReader {
     }
   }
 
-  void add_token(const Field& id_field, const std::string& bytes) {
-    const size_t id = id_field.id();
-    if (id >= tokenizer_.tokens_.size()) tokenizer_.tokens_.resize(id + 1);
+  int64_t add_token(const Field& id_field, const std::string& bytes) {
+    const int64_t id = id_field.integer(0, kMaxId);
+    if (id >= std::ssize(tokenizer_.tokens_)) tokenizer_.tokens_.resize(id + 1);
     Tokenizer::Token& token = tokenizer_.tokens_[id];
     if (token.exists && token.bytes != bytes)
       id_field.fail("an id of its own; \"" + token.bytes + "\" has this one");
     token.bytes = bytes;
     token.exists = true;
+    return id;
   }
 
   Tokenizer& tokenizer_;
@@ -465,10 +404,9 @@ std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
 std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) const {
   std::string result;
   for (const int64_t id : ids) {
-    if (id < 0 || id >= static_cast<int64_t>(tokens_.size()) || !tokens_[id].exists) {
+    if (id < 0 || id >= std::ssize(tokens_) || !tokens_[id].exists) {
       throw std::invalid_argument(name_ + ": no token has id " + std::to_string(id) +
-                                  ", the largest is " +
-                                  std::to_string(static_cast<int64_t>(tokens_.size()) - 1) +
+                                  ", the largest is " + std::to_string(std::ssize(tokens_) - 1) +
                                   "; was a padded row of the embedding sampled?");
     }
     if (!skip_special || !tokens_[id].special) result += tokens_[id].bytes;
@@ -535,8 +473,8 @@ void Tokenizer::encode_word(std::string_view word, std::vector<int64_t>& ids) co
   std::vector<int64_t> word_ids = whole != vocab_.end() ? std::vector{whole->second} : merge(word);
   ids.insert(ids.end(), word_ids.begin(), word_ids.end());
   if (word.size() > WordCache::kMaxWordBytes) return;
-  if (cache_->ids.size() >= WordCache::kMaxWords)
-    cache_->ids.clear();  // common words come back at once
+  // Common words come back at once.
+  if (cache_->ids.size() >= WordCache::kMaxWords) cache_->ids.clear();
   cache_->ids.emplace(word, std::move(word_ids));
 }
 
