@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "tiny_zero/files/json.h"
@@ -23,8 +24,7 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
   uint64_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
     const auto wanted = type.value_or(tensor.scalar_type());
-    const auto known = std::find_if(kTypes.begin(), kTypes.end(),
-                                    [&](const auto& k) { return k.second == wanted; });
+    const auto known = std::ranges::find(kTypes, wanted, [](const auto& k) { return k.second; });
     TORCH_CHECK(known != kTypes.end(), "save_safetensors: ", name, " has type ", wanted);
     const uint64_t end =
         offset + static_cast<uint64_t>(tensor.numel()) * torch::elementSize(wanted);

@@ -1,7 +1,6 @@
 #include "tiny_zero/files/safetensors_header.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,6 +14,11 @@ size_t safetensors_element_bytes(const std::string& dtype) {
   if (dtype == "F64" || dtype == "I64") return 8;
   if (dtype == "F32" || dtype == "I32") return 4;
   return dtype == "BF16" || dtype == "F16" ? 2 : 0;
+}
+
+/// A size or offset; anything else is larger than every file.
+static uint64_t as_size(const json& value) {
+  return value.is_number_unsigned() ? value.get<uint64_t>() : UINT64_MAX;
 }
 
 std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
@@ -50,17 +54,13 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
       uint64_t size = safetensors_element_bytes(tensor.dtype);
       if (size == 0) fail("tensor " + name + " has the unsupported type " + tensor.dtype);
       for (const json& extent : entry.at("shape").get_ref<const json::array_t&>()) {
-        const uint64_t wide = extent.is_number_unsigned() ? uint64_t{extent} : UINT64_MAX;
-        if (wide > INT64_MAX || __builtin_mul_overflow(size, wide, &size))
+        if (as_size(extent) > INT64_MAX || __builtin_mul_overflow(size, as_size(extent), &size))
           fail("tensor " + name + " has the impossible shape " + entry.at("shape").dump());
         tensor.shape.push_back(extent);
       }
       const json& offsets = entry.at("data_offsets");
-      const bool numbers = offsets.size() == 2 && offsets.at(0).is_number_unsigned() &&
-                           offsets[1].is_number_unsigned();
-      const uint64_t begin = numbers ? uint64_t{offsets[0]} : 1,
-                     end = numbers ? uint64_t{offsets[1]} : 0;
-      if (begin > end || end > data_bytes || end - begin != size) {
+      const uint64_t begin = as_size(offsets.at(0)), end = as_size(offsets.at(1));
+      if (offsets.size() != 2 || begin > end || end > data_bytes || end - begin != size) {
         fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " +
              offsets.dump() + " of " + std::to_string(data_bytes) + "; is the file truncated?");
       }
@@ -71,9 +71,8 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
       fail("tensor " + name + ": " + error.what());
     }
   }
-  std::sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  const auto range = [](const StoredTensor& tensor) { return std::pair(tensor.begin, tensor.end); };
+  std::ranges::sort(tensors, std::less(), range);
   size_t next = data;
   for (const auto& tensor : tensors) {
     if (tensor.begin != next)
