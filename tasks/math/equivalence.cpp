@@ -37,8 +37,7 @@ bool is_name(const Node& node, bool lenient) {
   if (node.kind != Kind::product && node.kind != Kind::tuple &&
       !(lenient && node.kind == Kind::sum))
     return false;
-  return std::all_of(node.args.begin(), node.args.end(),
-                     [&](const Node& n) { return is_name(n, lenient); });
+  return std::ranges::all_of(node.args, [&](const Node& n) { return is_name(n, lenient); });
 }
 
 /// The value of "name = value", "value = name" or "name \in value"; nullptr for any other node.
@@ -68,16 +67,15 @@ std::vector<Node> list_members(const Node& node, bool lenient) {
 /// "x = 1, y = 2" as the point (1, 2) and "x < 1, x > 5" as a union; any other list as it is.
 std::vector<Node> joined(std::vector<Node> list) {
   const auto is_relation = [](const Node& n) { return n.kind == Kind::relation; };
-  if (list.size() < 2 || !std::all_of(list.begin(), list.end(), is_relation)) return list;
+  if (list.size() < 2 || !std::ranges::all_of(list, is_relation)) return list;
   const auto is_before = [](const Node& a, const Node& b) {
     return a.args[0].name < b.args[0].name;
   };
   const auto is_coordinate = [](const Node& n) {
     return n.name == "=" && is_name(n.args[0], /*lenient=*/false);
   };
-  const bool point =
-      std::all_of(list.begin(), list.end(), is_coordinate) &&
-      std::adjacent_find(list.begin(), list.end(), std::not_fn(is_before)) == list.end();
+  const bool point = std::ranges::all_of(list, is_coordinate) &&
+                     std::ranges::adjacent_find(list, std::not_fn(is_before)) == list.end();
   Node whole{Kind::tuple, point ? "()" : std::string(list.size() - 1, 'U')};
   for (Node& member : list)
     whole.args.push_back(point ? std::move(member.args[1]) : std::move(member));
@@ -92,16 +90,15 @@ Node membership(Node node) {
   const Node infinity{Kind::symbol, "infty"},
       minus_infinity{Kind::product, "", {{Kind::number, "-1"}, infinity}};
   const bool below = node.name.size() == 1 && has_variable(node.args[0]);
-  Node low = below ? minus_infinity : node.args[0], x = node.args[!below];
-  Node high = below || node.name.size() == 2 ? node.args.back() : infinity;
+  const Node low = below ? minus_infinity : node.args[0], x = node.args[!below];
+  const Node high = below || node.name.size() == 2 ? node.args.back() : infinity;
   if (x.kind != Kind::symbol || !has_variable(x) || has_variable(low) || has_variable(high))
     return node;
   const std::string brackets = {
       !below && node.name[0] == 'l' ? '[' : '(',
       (below || node.name.size() == 2) && node.name.back() == 'l' ? ']' : ')'};
-  return {Kind::relation,
-          "e",
-          {std::move(x), {Kind::tuple, brackets, {std::move(low), std::move(high)}}}};
+  const Node interval{Kind::tuple, brackets, {low, high}};
+  return {Kind::relation, "e", {x, interval}};
 }
 
 /// The letters of a word or of a variable of one letter.
@@ -184,8 +181,8 @@ class Comparison {
       if (work_ < 0) return false;
       if (x.exact && y.exact) return x.residues == y.residues;
       const long double size_x = std::abs(x.approximate), size_y = std::abs(y.approximate);
-      if (point > 0 && !std::isfinite(size_x) && !std::isfinite(size_y))
-        continue;  // too large there
+      // Too large there.
+      if (point > 0 && !std::isfinite(size_x) && !std::isfinite(size_y)) continue;
       const long double allowed = kTolerance * std::max(size_x, size_y) + kZero;
       if (!std::isfinite(allowed) || !(std::abs(x.approximate - y.approximate) <= allowed))
         return false;

@@ -122,10 +122,7 @@ class Lexer {
  public:
   explicit Lexer(std::string_view text) : text_(text) {
     while (at_ < text_.size()) token();
-    while (!tokens.empty() && tokens.back().type == Token::mark &&
-           contains(" , newline ", tokens.back().text)) {
-      tokens.pop_back();
-    }
+    while (last_is(",") || last_is("newline")) tokens.pop_back();
     if (text_depth_ > 0 || tokens.empty()) throw Unreadable();
     tokens.push_back({});
   }
@@ -135,6 +132,7 @@ class Lexer {
   char peek(size_t ahead = 0) const {
     return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
   }
+  bool last_is(std::string_view mark) const { return !tokens.empty() && tokens.back().is(mark); }
   bool starts_with(std::string_view start) const { return text_.substr(at_).starts_with(start); }
   std::string run_of(bool (*belongs)(char)) {
     const size_t start = at_;
@@ -176,8 +174,7 @@ class Lexer {
       ++at_;
     } else if (token.type == Token::command && token.text == "phantom") {  // an invisible sign
       at_ = std::min(peek() == '{' ? text_.find('}', at_) : at_ + 1, text_.size() - 1) + 1;
-    } else if (!token.is(",") || tokens.empty() ||
-               !tokens.back().is(",")) {  // "3, 5, and 7" has one before the 7
+    } else if (!(token.is(",") && last_is(","))) {  // "3, 5, and 7" has one before the 7
       depth_ += token.type == Token::mark && contains(" ( [ \\{ matrix array ", token.text);
       depth_ -= token.type == Token::mark && contains(" ) ] \\} end ", token.text);
       if (token.is("2") || token.is("3")) tokens.push_back({Token::mark, "^"});  // a raised digit
@@ -190,8 +187,7 @@ class Lexer {
     std::erase(name, '.');
     if (name == "and" || name == "or") return push({Token::mark, ","});
     const bool quoted = text_depth_ > 0 && name != "i" && name != "e";
-    if (quoted && !tokens.empty() && tokens.back().is("/"))
-      tokens.pop_back();  // "\text{m}/\text{s}"
+    if (quoted && last_is("/")) tokens.pop_back();  // "\text{m}/\text{s}"
     const Token *command = find_name("\\" + name), *unit = find_name(name);
     if (!unit && name.back() == 's') unit = find_name(name.substr(0, name.size() - 1));
     const Token::Type known = unit ? unit->type : Token::end;
@@ -298,7 +294,8 @@ Node scaled(const Node& factor, Node node) {
 }
 
 Node negated(Node node) { return scaled(number_node("-1"), std::move(node)); }
-Node real_line() { return {Kind::tuple, "()", {negated(symbol("infty")), symbol("infty")}}; }
+Node interval(const Node& low, const Node& high) { return {Kind::tuple, "()", {low, high}}; }
+Node real_line() { return interval(negated(symbol("infty")), symbol("infty")); }
 bool is_integer(const Node& node) { return node.kind == Kind::number && node.scale == 0; }
 
 /// Whether it is a fraction of two integers below 1, as in a mixed number.
@@ -311,11 +308,8 @@ bool is_proper(const Node& node) {
 }
 
 /// All numbers but one.
-Node all_but(Node x) {
-  return {Kind::tuple,
-          "U",
-          {{Kind::tuple, "()", {negated(symbol("infty")), x}},
-           {Kind::tuple, "()", {x, symbol("infty")}}}};
+Node all_but(const Node& x) {
+  return {Kind::tuple, "U", {interval(negated(symbol("infty")), x), interval(x, symbol("infty"))}};
 }
 
 /// Turns > into <, a = b = c into a = c, and x != a into x \in (-infinity, a) U (a, infinity).
@@ -460,8 +454,8 @@ class Parser {
       at_ += !implicit;
       Node factor = implicit ? power() : with_sign(&Parser::power);
       if (numbers) factor = take("/") ? quotient(std::move(factor), power()) : fail();
-      if ((frac || numbers) && is_integer(factors.back()) &&
-          is_proper(factor)) {  // 1\frac{4}{5}, 1 4/5
+      // 1\frac{4}{5}, 1 4/5
+      if ((frac || numbers) && is_integer(factors.back()) && is_proper(factor)) {
         factors.back() = {Kind::sum, "", {factors.back(), std::move(factor)}};
       } else {
         factors.push_back(numbers   ? fail()
@@ -481,10 +475,8 @@ class Parser {
       if (next().text == "factorial") {
         base = call("factorial", std::move(base));
       } else {
-        Node exponent = nested(&Parser::exponent);
-        base = {exponent.name == "deg" ? Kind::product : Kind::power,
-                "",
-                {std::move(base), std::move(exponent)}};
+        const Node exponent = nested(&Parser::exponent);
+        base = collapse(exponent.name == "deg" ? Kind::product : Kind::power, {base, exponent});
       }
     }
     return base;
@@ -518,9 +510,8 @@ class Parser {
     ++at_;
     const std::string tail = subscript(), nines(tail.size(), '9');
     if (!std::all_of(tail.begin(), tail.end(), is_digit)) fail();
-    return {Kind::sum,
-            "",
-            {std::move(node), quotient(number_node(tail, token.scale), number_node(nines))}};
+    return collapse(Kind::sum,
+                    {node, quotient(number_node(tail, token.scale), number_node(nines))});
   }
 
   Node letter() {
