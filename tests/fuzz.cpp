@@ -200,11 +200,14 @@ int main(int argc, char** argv) {
     seeds.push_back(safetensors ? R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})"
                                 : R"({"version":"1.0",
       "added_tokens":[{"id":6,"content":"<|end|>","lstrip":false,"normalized":true,"special":true}],
-      "normalizer":{"type":"NFC"}, "decoder":{"type":"ByteLevel"}, "pre_tokenizer":{"type":"Sequence","pretokenizers":[
-        {"type":"Split","pattern":{"Regex":"(?:\\s?[a-z]+)+|(?<=1)2"},"behavior":"Isolated","invert":false},
-        {"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false,"use_regex":true}]},
-      "model":{"type":"BPE","dropout":null,"unk_token":"u","ignore_merges":true,"vocab":{"t":0,"h":1,"th":2,"e":3,
-        "the":4,"u":5},"merges":["t h",["th","e"]]}})");
+      "normalizer":{"type":"NFC"}, "decoder":{"type":"ByteLevel"},
+      "pre_tokenizer":{"type":"Sequence","pretokenizers":[
+        {"type":"Split","pattern":{"Regex":"(?:\\s?[a-z]+)+|(?<=1)2"},"behavior":"Isolated",
+         "invert":false},
+        {"type":"Digits","individual_digits":true},
+        {"type":"ByteLevel","add_prefix_space":false,"use_regex":true}]},
+      "model":{"type":"BPE","dropout":null,"unk_token":"u","ignore_merges":true,
+        "vocab":{"t":0,"h":1,"th":2,"e":3,"the":4,"u":5},"merges":["t h",["th","e"]]}})");
   }
   const size_t given = seeds.size();
   const auto stop = std::chrono::steady_clock::now() + std::chrono::seconds(std::atol(argv[2]));

@@ -104,9 +104,9 @@ void check_row(const std::string& line, const std::string& problem, const std::s
 TEST_CASE("math: rows in our layout, in MATH's and in GSM8K's") {
   check_row(R"({"problem": "p", "answer": "\\frac12", "level": 4, "subject": "Algebra"})", "p",
             "\\frac12", 4, "Algebra");
-  check_row(
-      R"({"problem":"p","level":"Level 3","type":"Geometry","solution":"\\boxed{1}, so \\boxed{\\frac{2}{3}}."})",
-      "p", "\\frac{2}{3}", 3, "Geometry");
+  check_row(R"({"problem": "p", "level": "Level 3", "type": "Geometry",)"
+            R"( "solution": "\\boxed{1}, so \\boxed{\\frac{2}{3}}."})",
+            "p", "\\frac{2}{3}", 3, "Geometry");
   check_row(R"({"problem": "p", "level": "Level ?", "type": "Geometry", "solution": "\\fbox{7}"})",
             "p", "7", 0, "Geometry");
   check_row(R"({"question": "q", "answer": "48/2 = <<48/2=24>>24 clips\n#### 1,024"})", "q",
