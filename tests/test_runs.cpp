@@ -431,7 +431,7 @@ TEST_CASE("report shows before and after, writes the curve and judges by earlier
     CAPTURE(part);
     CHECK(contains(first.output, part));
   }
-  CHECK(!contains(first.output, "expected band"));
+  CHECK(!contains(first.output, "expected range"));
   const json summary = json::parse(read_file(run / "summary.json"));
   CHECK(summary["steps"] == 6);
   CHECK(summary["accuracy"].size() == 6);
@@ -443,10 +443,10 @@ TEST_CASE("report shows before and after, writes the curve and judges by earlier
   other["after"]["response tokens"] = summary["after"]["response tokens"].get<double>() * 2;
   std::ofstream(earlier) << summary << '\n' << other << '\n';
   CHECK(contains(tiny_zero(arguments + earlier.string()).output,
-                 "The run lies in the expected band."));
+                 "The run lies in the expected range."));
   std::ofstream(earlier) << other << '\n';
   CHECK(contains(tiny_zero(arguments + earlier.string()).output,
-                 "The run lies outside the expected band."));
+                 "The run lies outside the expected range."));
   fs::remove(run / "after.json");
   const Result missing = tiny_zero(arguments + "''");
   CHECK(missing.code == 1);

@@ -3,7 +3,7 @@ data = run . '/curve.tsv'
 set key outside bottom center horizontal
 set xlabel 'step'
 set yrange [0:1]
-set ylabel 'share of responses'
+set ylabel 'fraction of responses'
 set y2label 'tokens'
 set ytics nomirror
 set y2tics

@@ -68,10 +68,10 @@ size_t pick_problem(const std::vector<Json>& before, const std::vector<Json>& af
 
 /// Compares each figure with the smallest and largest of earlier seeds, widened by the noise of
 /// 1,024 problems.   @return whether all lie inside
-bool print_band(const std::vector<Json>& earlier, const Json& figures_after) {
+bool print_range(const std::vector<Json>& earlier, const Json& figures_after) {
   constexpr double kNoise = 0.03;  // half the 95 % interval of a rate near 1/2, 1,024 problems
   bool inside = true;
-  std::printf("\nExpected band, from %zu earlier seeds:\n", earlier.size());
+  std::printf("\nExpected range, from %zu earlier seeds:\n", earlier.size());
   for (const char* name : {"accuracy", "response tokens", "reflects"}) {
     double low = INFINITY, high = -INFINITY;
     for (const auto& line : earlier) {
@@ -140,9 +140,9 @@ void report(const Config& config) {
                         {"reflection", reflection}};
   write_text(directory / "summary.json", summary.dump() + "\n");
   if (config.expected.empty()) return;
-  const bool inside = print_band(read_lines(config.expected), after);
-  std::printf("%s\n", inside ? "The run lies in the expected band."
-                             : "The run lies outside the expected band.");
+  const bool inside = print_range(read_lines(config.expected), after);
+  std::printf("%s\n", inside ? "The run lies in the expected range."
+                             : "The run lies outside the expected range.");
 }
 
 }  // namespace tiny_zero
