@@ -245,7 +245,7 @@ class Trainer:
             if self.ppo:
                 values = check("values", "values", self.critic.values(batch, everyone))
 
-        # Advantages: the one place where PPO and GRPO part.
+        # Advantages: the one place where PPO and GRPO differ.
         token_kl = torch.zeros_like(sampled)
         if s["kl"] == "reward":
             token_kl = s["kl-coef"] * kl_estimates(sampled, ref_log_probs)["k1"]

@@ -116,7 +116,7 @@ TEST_CASE("math: rows in our layout, in MATH's and in GSM8K's") {
         "5");
 }
 
-TEST_CASE("math: a bad line stops with its place, what was found and what was wanted") {
+TEST_CASE("math: a bad line stops with its location, what was found and what was wanted") {
   for (const char* line :
        {"{", "7", "[]", R"({"problem": "p"})", R"({"answer": "5"})",
         R"({"problem": "p", "solution": ""})", R"({"problem": ["p"], "answer": "5"})",
@@ -393,7 +393,7 @@ TEST_CASE("math: grade judges a line each, in order") {
       tiny_zero_with("grade --task math --math-need-end",
                      R"({"gold": "5", "response": "\\boxed{5}", "finished": false})");
   CHECK(cut.output ==
-        "{\"correct\":false,\"extracted\":\"5\",\"reason\":\"the response was cut\"}\n");
+        "{\"correct\":false,\"extracted\":\"5\",\"reason\":\"the response was truncated\"}\n");
   const Result number =
       tiny_zero_with("grade --task math --math-extract number",
                      R"({"gold": "18", "response": "She makes 9 * 2 = $18 a day."})");

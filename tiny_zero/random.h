@@ -88,7 +88,7 @@ inline size_t shuffled(size_t index, size_t size, Random random) {
 
 /// Index into [0, size) for an endless sequence: every element once in a random order, then again
 /// in another.
-inline size_t dealt(int64_t index, size_t size, uint64_t seed, uint64_t stream) {
+inline size_t epoch_shuffled(int64_t index, size_t size, uint64_t seed, uint64_t stream) {
   const auto at = static_cast<uint64_t>(index);
   return shuffled(at % size, size, Random(seed, stream, at / size));
 }

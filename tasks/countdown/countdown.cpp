@@ -40,9 +40,9 @@ uint64_t split_key(std::vector<int64_t> numbers) {
   return bits;
 }
 
-/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. `place` is file and line, for
-/// the error message.
-Puzzle read_row(const std::string& line, const std::string& place) {
+/// One row {"nums": [3, 4, 5], "target": 17}; other keys are ignored. `location` is file and line,
+/// for the error message.
+Puzzle read_row(const std::string& line, const std::string& location) {
   using nlohmann::json;
   const json parsed = json::parse(line, /*callback=*/nullptr, /*allow_exceptions=*/false);
   const json row = parsed.is_object() ? parsed : json::object();
@@ -56,7 +56,7 @@ Puzzle read_row(const std::string& line, const std::string& place) {
     return {nums.get<std::vector<int64_t>>(), target.get<int64_t>()};
   }
   throw std::invalid_argument(
-      place + ": found " + line.substr(0, 80) +
+      location + ": found " + line.substr(0, 80) +
       ", want an object as {\"nums\": [3, 4, 5], \"target\": 17} with 2 to 8 whole numbers "
       "from 1 to 1e9 and a whole target");
 }
@@ -211,7 +211,7 @@ Problem Countdown::problem(Split split, int64_t index) const {
     Random random(seed_, kTrain, static_cast<uint64_t>(index));
     puzzle = generate(split, random);
   } else {
-    puzzle = rows[split == Split::train ? dealt(index, rows.size(), seed_, kEpochs)
+    puzzle = rows[split == Split::train ? epoch_shuffled(index, rows.size(), seed_, kEpochs)
                                         : static_cast<size_t>(index) % rows.size()];
   }
   return {prompt(puzzle), gold_text(puzzle)};

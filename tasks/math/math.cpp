@@ -56,10 +56,10 @@ std::vector<Row> read_rows(const std::string& path) {
   std::string left_out;
   std::string line;
   for (int64_t number = 0; next_row(in, line, number);) {
-    const std::string place = path + ":" + std::to_string(number);
-    Row row = read_row(line, place);
+    const std::string location = path + ":" + std::to_string(number);
+    Row row = read_row(line, location);
     if (!readable(row.answer)) {
-      left_out += "\n  " + place + ": " + row.answer;
+      left_out += "\n  " + location + ": " + row.answer;
     } else {
       rows.push_back(std::move(row));
     }
@@ -74,7 +74,7 @@ double hash_of(const std::string& problem) { return unit_interval(mix_text(probl
 
 }  // namespace
 
-Row read_row(const std::string& line, const std::string& place) try {
+Row read_row(const std::string& line, const std::string& location) try {
   const json row = json::parse(line);
   Row result{field(row, {"problem", "question"}),
              field(row, {"answer"}),
@@ -96,7 +96,7 @@ Row read_row(const std::string& line, const std::string& place) try {
   return result;
 } catch (const std::exception&) {
   throw std::invalid_argument(
-      place + ": found " + line.substr(0, 80) +
+      location + ": found " + line.substr(0, 80) +
       ", want an object with the texts \"problem\" (or \"question\") and \"answer\" (or a "
       "\"solution\" with its \\boxed{} answer); \"level\", if given, as 3 or \"Level 3\"");
 }
@@ -166,7 +166,7 @@ void Math::prepare(uint64_t seed) {
 
 const Row& Math::train_row(Sequence sequence, int64_t index) const {
   const auto& rows = rows_[static_cast<size_t>(Split::train)];
-  return rows[dealt(index, rows.size(), seed_, sequence)];
+  return rows[epoch_shuffled(index, rows.size(), seed_, sequence)];
 }
 
 Problem Math::problem(Split split, int64_t index) const {
@@ -240,7 +240,7 @@ Grade Math::grade(const Problem& problem, std::string_view response, bool finish
   if (found) grade = grade_answer(problem, *found);
   if (!found) {
     grade.reward = options.none_score;
-    grade.reason = truncated ? "the response was cut" : "no answer";
+    grade.reason = truncated ? "the response was truncated" : "no answer";
   }
   grade.formatted = has_form(response);
   if (grade.formatted) grade.reward += options.format_score;

@@ -35,9 +35,9 @@ struct Row {
 
 /// @param line   {"problem", "answer" or "solution", "level", "subject", "source"}, or the fields
 ///               of MATH or GSM8K
-/// @param place  file and line, for errors
+/// @param location  file and line, for errors
 /// @throws std::invalid_argument with file and line, what was found and what was wanted
-Row read_row(const std::string& line, const std::string& place);
+Row read_row(const std::string& line, const std::string& location);
 
 struct Options {
   // "" = the sample; without a test file, part of the training file is kept for testing

@@ -73,11 +73,11 @@ TensorMap load_model_tensors(const std::filesystem::path& directory) {
   const auto fail = [&](const std::string& what) {
     throw std::runtime_error(index.string() + ": " + what);
   };
-  const Json places = read_json(index, "").value("weight_map", Json());
-  if (!places.is_object()) fail("weight_map is missing or no object");
+  const Json weight_map = read_json(index, "").value("weight_map", Json());
+  if (!weight_map.is_object()) fail("weight_map is missing or no object");
   std::map<std::string, TensorMap> shards;
   TensorMap all;
-  for (const auto& [name, file] : places.items()) {
+  for (const auto& [name, file] : weight_map.items()) {
     const std::string shard = file.is_string() ? file.get<std::string>() : "";
     if (shard.empty() || std::filesystem::path(shard).filename() != shard)
       fail("tensor " + name + " is in " + file.dump() +

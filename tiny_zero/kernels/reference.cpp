@@ -131,9 +131,10 @@ SampledTokens sample_tokens(const Tensor& logits, const Tensor& uniforms, double
   if (top_p < 1) {
     const auto [sorted, order] = log_probs.exp().sort(/*dim=*/-1, /*descending=*/true);
     // The mass before a token decides, so the first always stays.
-    const Tensor cut_sorted = sorted.cumsum(/*dim=*/-1) - sorted >= top_p;
-    const Tensor cut = torch::zeros_like(cut_sorted).scatter(/*dim=*/-1, order, cut_sorted);
-    log_probs = torch::log_softmax(log_probs.masked_fill(cut, -INFINITY), /*dim=*/-1);
+    const Tensor dropped_sorted = sorted.cumsum(/*dim=*/-1) - sorted >= top_p;
+    const Tensor dropped =
+        torch::zeros_like(dropped_sorted).scatter(/*dim=*/-1, order, dropped_sorted);
+    log_probs = torch::log_softmax(log_probs.masked_fill(dropped, -INFINITY), /*dim=*/-1);
   }
   const Tensor cumulative = log_probs.to(torch::kFloat64).exp_().cumsum_(/*dim=*/-1);  // (B, V)
   const Tensor total = cumulative.slice(/*dim=*/1, -1);  // (B, 1), 1 but for rounding

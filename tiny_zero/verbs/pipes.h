@@ -19,8 +19,8 @@ void score(const Config& config);
 void generate(const Config& config, const Task& task);
 
 /// {"gold", "response"}, or {"gold", "candidate"} for a bare answer -> {"correct", "extracted",
-/// "reason"}, by the task's rule. "finished": false says that the response was cut at the length
-/// limit.
+/// "reason"}, by the task's rule. "finished": false says that the response was truncated at the
+/// length limit.
 void grade_lines(const Task& task);
 
 /// All sequences of ten words of a text, in lower case and without punctuation. A shorter text
