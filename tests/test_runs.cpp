@@ -317,7 +317,8 @@ TEST_CASE("a reference that has moved is kept, though it moves no more") {
 
 TEST_CASE("while only the critic learns the policy's rate is 0 and its warm-up waits [T38]") {
   const std::string settings =
-      "--algorithm ppo --critic separate --critic-warmup-steps 2 --warmup-updates 2";
+      "--algorithm ppo --critic separate --critic-warmup-steps 2 --warmup-updates 2 "
+      "--mini-batches 1 --schedule constant";
   REQUIRE(tiny_zero(training("waiting", settings, 4)).code == 0);
   std::vector<double> rates;
   for (const json& line : metrics("waiting")) rates.push_back(line["lr"]);
