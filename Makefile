@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench fuzz format lines clean
+.PHONY: help demo test build bench fuzz mutants format lines clean
 
 packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
             libutf8proc-dev libpcre2-dev gnuplot-nox
@@ -52,6 +52,9 @@ fuzz: build ## mutated files for the parsers, under sanitizers, SECONDS=60 each
 	@cmake --build build --target fuzz
 	build/fuzz safetensors $(or $(SECONDS),60) tests/data/models/*/model*.safetensors
 	build/fuzz tokenizer $(or $(SECONDS),60) tests/data/tokenizer/*/tokenizer.json
+
+mutants: build .venv/test-packages ## plants a hundred bugs, one by one: the tests must notice each; hours, WORKERS=1
+	@LIBTORCH=$(LIBTORCH) $(venv_python) tests/mutants.py --workers $(or $(WORKERS),1)
 
 format: ## says what clang-format would change; FIX=1 changes it
 	@command -v clang-format >/dev/null || $(call install,clang-format)
