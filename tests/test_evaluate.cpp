@@ -1,10 +1,14 @@
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <iostream>
+#include <sstream>
 
 #include "tasks/countdown/countdown.h"
 #include "tasks/math/math.h"
 #include "tiny_zero/random.h"
+#include "tiny_zero/rollout.h"
 #include "tiny_zero/verbs/evaluate.h"
 
 using namespace tiny_zero;
@@ -17,6 +21,39 @@ void check_interval(const std::vector<double>& values, int64_t samples, double m
   CHECK(estimate.mean == doctest::Approx(mean));
   CHECK(estimate.low == doctest::Approx(low).epsilon(1e-4));
   CHECK(estimate.high == doctest::Approx(high).epsilon(1e-4));
+}
+
+/// Prompts of their own split; the answer is the first letter, and an "a" is right.
+struct Letters : Task {
+  Problem problem(Split split, int64_t index) const override {
+    return {(split == Split::test ? "t" : "r") + std::string(static_cast<size_t>(index), 'b'), "a"};
+  }
+  Grade grade(const Problem&, std::string_view response, bool) const override {
+    return {.correct = response.starts_with("a"), .answered = !response.empty()};
+  }
+  std::string answer(const Problem&, std::string_view response) const override {
+    return std::string(response.substr(0, 1));
+  }
+};
+
+/// A random model that writes the letters a, b, r and t.
+std::filesystem::path letter_model() {
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("tiny_zero_evaluate_" + std::to_string(getpid()));
+  ModelConfig config;
+  config.vocab_size = config.used_vocab_size = 5;
+  config.hidden_size = config.ffn_size = 32;
+  config.num_layers = 1;
+  config.attention = {2, 1, 16};
+  config.max_positions = 64;
+  config.end_ids = {4};
+  const at::NoGradGuard no_grad;
+  Model model(config, Head::language_model, /*seed=*/1, torch::kCPU);
+  model.parameters().mul_(6);  // else every letter is as likely as any other
+  model.save(path);
+  constexpr std::string_view kWords[] = {"<|end|>"};
+  write_text(path / "tokenizer.json", byte_tokenizer_json("abrt", kWords));
+  return path;
 }
 
 }  // namespace
@@ -127,4 +164,55 @@ TEST_CASE(
   CHECK(majority(task, {"3", "\\frac{1}{2}", "3", "0.5", "2^{-1}"}) == 1);
   CHECK(majority(task, {"1,2", "3", "2,1", "3"}) == 0);
   CHECK(majority(task, {"\\oops{", "5", "\\oops{"}) == 0);  // unreadable, but the same text
+}
+
+TEST_CASE("evaluate reports what its responses say: split, avg@k, maj@k, greedy") {
+  const Letters task;
+  Config config;
+  config.model = letter_model().string();
+  config.eval_problems = 40;
+  config.eval_samples = 8;
+  config.max_response_tokens = 2;
+  config.json = "-";
+  config.responses = config.model + "/responses.jsonl";
+  std::ostringstream printed;
+  std::streambuf* const terminal = std::cout.rdbuf(printed.rdbuf());
+  const Json report = evaluate(config, task);
+  std::cout.rdbuf(terminal);
+
+  std::ifstream file(config.responses);
+  double right = 0, majorities = 0, firsts = 0;
+  for (int64_t p = 0; p < 40; ++p) {
+    std::map<std::string, int64_t> votes;
+    std::vector<std::string> letters;
+    for (int64_t i = 0; i < 8; ++i) {
+      std::string line;
+      REQUIRE(std::getline(file, line));
+      const Json row = Json::parse(line);
+      CHECK(row["prompt"] == "t" + std::string(static_cast<size_t>(p), 'b'));  // the test split's
+      letters.push_back(row["response"].get<std::string>().substr(0, 1));
+      right += letters.back() == "a";
+      votes[letters.back()] += !letters.back().empty();
+    }
+    int64_t most = 0;
+    for (const auto& [letter, count] : votes) most = std::max(most, count);
+    const auto winner = std::find_if(letters.begin(), letters.end(),
+                                     [&](const auto& letter) { return votes[letter] == most; });
+    majorities += *winner == "a";
+    firsts += letters[0] == "a";
+  }
+  CHECK(report["avg@8"]["mean"].get<double>() == doctest::Approx(right / 320));
+  CHECK(report["maj@8"]["mean"].get<double>() == doctest::Approx(majorities / 40));
+  CHECK(majorities != firsts);  // else the first response would do
+
+  const LoadedModel loaded = load_model(config);
+  Sampler sampler(loaded.model, sampling_options(config, /*temperature=*/0));
+  std::vector<Problem> problems;
+  for (int64_t p = 0; p < 40; ++p) problems.push_back(task.problem(Split::test, p));
+  double greedy = 0;
+  for (const auto& text : sampler.sample(loaded.tokenizer, problems, 1, /*call=*/0).texts)
+    greedy += text.starts_with("a");
+  CHECK(report["greedy"]["mean"].get<double>() == doctest::Approx(greedy / 40));
+  CHECK(greedy / 40 != doctest::Approx(right / 320).epsilon(0.1));
+  std::filesystem::remove_all(config.model);
 }

@@ -133,6 +133,9 @@ TEST_CASE("each network's learning rate counts its own updates [T38]") {
         doctest::Approx(4e-4));  // the same tenth of its peak
   config.learning_rate = 0;
   CHECK(critic_learning_rate(config).at(79) == 0);
+  config.learning_rate = 1e-3;
+  config.critic_learning_rate = 0;  // means no learning, not the policy's rate
+  CHECK(critic_learning_rate(config).at(10) == 0);
   config.critic = CriticNetwork::shared;  // nothing waits for a head on the policy's own trunk
   CHECK(policy_learning_rate(config).total_updates == 2 * 3 * 10);
 }
