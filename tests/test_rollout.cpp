@@ -336,6 +336,7 @@ TEST_CASE("loss_mask leaves truncated responses out where the settings say so [T
   const Tensor wanted =
       torch::tensor({{1, 1, 0}, {0, 0, 0}, {0, 0, 0}, {1, 1, 0}}).to(torch::kBool);
   CHECK(torch::equal(loss_mask(rollout, Truncated::mask), wanted));
+  CHECK(torch::equal(rollout.mask, by_hand().mask));  // which is not written to [T3]
 }
 
 TEST_CASE(

@@ -191,6 +191,44 @@ TEST_CASE(
   CHECK(often.means.at("entropy") == doctest::Approx(once.means.at("entropy")).epsilon(1e-4));
 }
 
+TEST_CASE("mini-batches: each weighs 1, and step, pass and network have splits of their own") {
+  Model policy = tiny_model(1), critic = tiny_model(1, Head::value);
+  const Rollout rollout = sample(policy);
+  Config config = plain_config();
+  config.learning_rate = config.critic_learning_rate = 0;
+  config.epochs = 2;
+  config.mini_batches = 4;
+  config.critic_mini_batches = 2;
+  const Tensor zeros = torch::zeros_like(rollout.log_probs), ones = torch::ones_like(zeros);
+  const Judgement judgement{rollout.rewards, rollout.mask, {}, zeros};
+  Learner actor(policy, config), judge(critic, config);
+  std::vector<Tensor> halves;  // (B,) for each step, pass and network: in which half a response is
+  for (const int64_t step : {0, 1}) {
+    StepDump dump;
+    update_policy(actor, rollout, judgement, {ones, ones}, config, step, &dump);
+    update_critic(judge, rollout, judgement, {ones, ones}, config, step, &dump);
+    const auto loss = [&](const std::string& of) { return dump.table(of, zeros).item<float>(); };
+    for (const std::string u : {"0", "1", "2", "3", "4", "5", "6", "7"})
+      CHECK(loss("policy." + u + ".loss.policy_loss") == doctest::Approx(-1).epsilon(1e-3));
+    for (const std::string u : {"0", "1", "2", "3"})
+      CHECK(loss("critic." + u + ".loss.value_loss") == doctest::Approx(0.5));
+    const Tensor four = dump.table("policy_update_of", zeros),
+                 two = dump.table("critic_update_of", zeros);
+    for (int64_t epoch = 0; epoch < 2; ++epoch) {
+      CHECK(torch::equal(four[epoch].bincount(), torch::full({4}, 8, torch::kInt64)));
+      CHECK(torch::equal(two[epoch].bincount(), torch::full({2}, 16, torch::kInt64)));
+      halves.push_back((four[epoch] >= 2).to(torch::kInt64));
+      halves.push_back(two[epoch]);
+    }
+  }
+  const Tensor unshuffled = torch::arange(32).floor_divide(16);
+  for (size_t i = 0; i < halves.size(); ++i) {
+    CAPTURE(i);
+    CHECK_FALSE(torch::equal(halves[i], unshuffled));
+    for (size_t j = 0; j < i; ++j) CHECK_FALSE(torch::equal(halves[i], halves[j]));
+  }
+}
+
 TEST_CASE("update_policy: stats equal hand-worked numbers") {
   Model policy = tiny_model(1);
   Rollout rollout = rollout_by_hand();
@@ -462,6 +500,24 @@ TEST_CASE("a shared critic learns beside the policy, weighted by value_coef") {
     loss = update(learner, rollout, experience, config, step).means.at("value_loss");
   }
   CHECK(loss < 0.5);
+}
+
+TEST_CASE("value_clip holds the values of either critic near the old ones [T20]") {
+  const Rollout rollout = rollout_by_hand();
+  Experience experience = experience_of(rollout, torch::zeros({3, 3}));
+  experience.values = torch::full({3, 3}, -1.0F);
+  experience.returns = torch::full({3, 3}, 3.0F);
+  Config config = plain_config();
+  config.algorithm = Algorithm::ppo;
+  config.value_clip = 0.5;
+  // The heads start at zero: V = 0 is held at -1 + 0.5, and (-0.5 - 3)^2 / 2 is the larger loss.
+  Learner separate(tiny_model(1, Head::value), config);
+  CHECK(update_values(separate, rollout, experience, config).means.at("value_loss") ==
+        doctest::Approx(6.125));
+  config.critic = CriticNetwork::shared;
+  Learner shared(tiny_model(1, Head::both), config);
+  CHECK(update(shared, rollout, experience, config).means.at("value_loss") ==
+        doctest::Approx(6.125));
 }
 
 TEST_CASE("update_critic lowers the value loss, in however many micro-batches [T2]") {
