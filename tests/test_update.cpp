@@ -256,6 +256,10 @@ TEST_CASE("update_policy: stats equal hand-worked numbers") {
   CHECK(off_policy.means.at("policy_loss") == doctest::Approx(-2.7).epsilon(1e-4));
   CHECK(off_policy.means.at("clip_fraction") == doctest::Approx(5.0 / 6.0));
   CHECK(off_policy.means.at("kl") == doctest::Approx(0.193147).epsilon(1e-4));
+  config.clip_low = 0.1;
+  config.clip_high = 0.3;  // -(1.3 * 16 - 1.5 * 2) / 6
+  CHECK(step_of(policy, rollout, experience, config).stats.means.at("policy_loss") ==
+        doctest::Approx(-17.8 / 6).epsilon(1e-4));
 }
 
 TEST_CASE("update_policy: on policy the ratio is 1 to the last bit, in any micro-batch [T11]") {
