@@ -5,6 +5,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "tasks/byte_tokenizer.h"
 #include "tasks/countdown/countdown.h"
 #include "tasks/math/math.h"
 #include "tiny_zero/random.h"
@@ -38,8 +39,8 @@ struct Letters : Task {
 
 /// A random model that writes the letters a, b, r and t.
 std::filesystem::path letter_model() {
-  const auto path = std::filesystem::temp_directory_path() /
-                    ("tiny_zero_evaluate_" + std::to_string(getpid()));
+  const auto path =
+      std::filesystem::temp_directory_path() / ("tiny_zero_evaluate_" + std::to_string(getpid()));
   ModelConfig config;
   config.vocab_size = config.used_vocab_size = 5;
   config.hidden_size = config.ffn_size = 32;
