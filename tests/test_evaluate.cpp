@@ -27,7 +27,9 @@ void check_interval(const std::vector<double>& values, int64_t samples, double m
 /// Prompts of their own split; the answer is the first letter, and an "a" is right.
 struct Letters : Task {
   Problem problem(Split split, int64_t index) const override {
-    return {(split == Split::test ? "t" : "r") + std::string(static_cast<size_t>(index), 'b'), "a"};
+    std::string prompt(static_cast<size_t>(index) + 1, 'b');
+    prompt[0] = split == Split::test ? 't' : 'r';
+    return {prompt, "a"};
   }
   Grade grade(const Problem&, std::string_view response, bool) const override {
     return {.correct = response.starts_with("a"), .answered = !response.empty()};
