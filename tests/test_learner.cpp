@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <cmath>
 
@@ -138,6 +139,31 @@ TEST_CASE("each network's learning rate counts its own updates [T38]") {
   CHECK(critic_learning_rate(config).at(10) == 0);
   config.critic = CriticNetwork::shared;  // nothing waits for a head on the policy's own trunk
   CHECK(policy_learning_rate(config).total_updates == 2 * 3 * 10);
+}
+
+TEST_CASE("a saved learner goes on as if it had never stopped [T17]") {
+  ModelConfig shape;
+  shape.vocab_size = shape.used_vocab_size = 4;
+  shape.hidden_size = shape.ffn_size = 16;
+  shape.num_layers = 1;
+  shape.attention = {1, 1, 16};
+  const Config config;
+  Learner learner(Model(shape, Head::language_model, /*seed=*/0, torch::kCPU), config);
+  const auto step = [](Learner& one, double gradient) {
+    one.model.gradients().fill_(gradient);
+    one.step(/*learning_rate=*/1e-2);
+  };
+  step(learner, 1);
+  step(learner, -0.5);
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("tiny_zero_learner_" + std::to_string(getpid()));
+  learner.save(path, "model");
+  Learner loaded = Learner::load(path, "model", Head::language_model, torch::kCPU, config);
+  std::filesystem::remove_all(path);
+  step(learner, 0.1);
+  step(loaded, 0.1);
+  CHECK(loaded.optimizer.updates == 3);
+  CHECK(torch::equal(loaded.model.parameters(), learner.model.parameters()));
 }
 
 TEST_CASE(
