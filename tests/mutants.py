@@ -115,7 +115,7 @@ def report(results):
     verdict = f"{len(MUTANTS) - missed.total()} caught, {missed[SURVIVED]} survived"
     verdict += "".join(f", {missed[by]} {by}" for by in (BROKEN, NOT_RUN) if missed[by])
     print(verdict)
-    text = f"# Planted bugs\n\n{verdict}: by the first TEST_CASE that failed, or by check_step.py.\n\n"
+    text = f"# Planted bugs\n\n{verdict}: by the first test case that fails, or check_step.py.\n\n"
     text += "| bug | file | caught by |\n| --- | --- | --- |\n" + rows
     (ROOT / "tests" / "mutants.md").write_text(text)
     return missed.total()
