@@ -141,7 +141,8 @@ const std::string kGrpo =
     "--entropy-coef 0.01 --kl loss-k3 --reference-every 4 --epochs 2 --mini-batches 2 --schedule "
     "constant";
 const std::string kPpo =
-    "--algorithm ppo --critic-head orz --lambda 0.9 --mini-batches 2 --critic-mini-batches 2"
+    "--algorithm ppo --critic separate --critic-head orz --lambda 0.9 --mini-batches 2 "
+    "--critic-mini-batches 2"
     " --critic-learning-rate 1e-3 --dynamic-sampling --schedule linear";
 
 /// The metrics without what a clock or the system measured.
