@@ -192,13 +192,8 @@ namespace {
 
 /// Prints the plan for the model that training starts or goes on from.   @return as show()
 std::string plan_start(const Config& config, const Task& task) {
-  if (config.model.empty()) {
-    throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  }
-  const std::filesystem::path checkpoint =
-      config.resume ? RunDirectory(config).newest_checkpoint() : std::filesystem::path();
-  const std::filesystem::path model =
-      config.resume ? checkpoint / "model" : std::filesystem::path(config.model);
+  std::filesystem::path model = model_directory(config);
+  if (config.resume) model = RunDirectory(config).newest_checkpoint() / "model";
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   return show(plan_memory(config, task, tokenizer, model));
 }
