@@ -38,8 +38,9 @@ test: build .venv/test-packages ## every test, C++ then Python
 	[ $$failed = 0 ]
 
 build: .cache/packages $(if $(filter %/$(own_libtorch),$(LIBTORCH)),$(own_libtorch)) ## build/tiny_zero and build/tests
-	@[ -e build/build.ninja ] && grep -qsx 'LIBTORCH:PATH=$(LIBTORCH)' build/CMakeCache.txt ||
-	  cmake -S . -B build -G Ninja -DLIBTORCH=$(LIBTORCH)
+	@made_here() { grep -qsx "$$1" build/CMakeCache.txt; }  # a clone may be copied or moved with its build/
+	made_here 'LIBTORCH:PATH=$(LIBTORCH)' && made_here 'CMAKE_HOME_DIRECTORY:INTERNAL=$(CURDIR)' && [ -e build/build.ninja ] ||
+	  cmake --fresh -S . -B build -G Ninja -DLIBTORCH=$(LIBTORCH)
 	cmake --build build -j $(JOBS)
 
 bench: build ## speed of each kernel and of one step, beside PyTorch's where Python has it
@@ -146,10 +147,10 @@ endef
 $(own_libtorch): | .venv/bin/python
 	@echo "installing LibTorch $(torch_version) into .venv (0.5 GB to download, 1.3 GB on disk)"
 	$(call pip,--no-deps torch==$(torch_version) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-	torch=$$(echo $(CURDIR)/.venv/lib/python3*/site-packages/torch)
+	torch=$$(cd .venv && echo lib/python3*/site-packages/torch)  # relative: a clone may move
 	if [ -e /dev/nvidia0 ] || command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null; then
 	  $(call pip,--no-deps nvidia-cufile==1.15.1.6 nvidia-cusparselt-cu13==0.8.0 nvidia-nvshmem-cu13==3.4.5)
-	  if ldd $$torch/lib/libtorch_cuda.so | grep 'not found'; then $(call pip,torch==$(torch_version)); fi
+	  if ldd .venv/$$torch/lib/libtorch_cuda.so | grep 'not found'; then $(call pip,torch==$(torch_version)); fi
 	fi
 	ln -sfn $$torch $@
 
