@@ -2,7 +2,8 @@
 
 Every tag such as [GRPO eq. 3] or [T7] in a comment, help text, test name, recipe or document has
 its entry in tiny_zero/REFERENCES.md; every test that the file quotes exists (a quotation may stop
-early); every relative link of the documents leads to a file.
+early); every relative link of the documents leads to a file. The coursework names no setting,
+function or row of check_step.py's GRID that is not there, except those that a student is to write.
 """
 
 import pathlib
@@ -11,7 +12,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REFERENCES = ROOT / "tiny_zero" / "REFERENCES.md"
-DOCUMENTS = [ROOT / "README.md", REFERENCES, *ROOT.glob("tasks/*/README.md")]
+COURSEWORK = ROOT / "notebooks" / "COURSEWORK.md"
+DOCUMENTS = [ROOT / "README.md", REFERENCES, COURSEWORK, *ROOT.glob("tasks/*/README.md")]
 CODE = (".cpp", ".h", ".cu", ".cuh")
 LITERAL = r'"((?:\\.|[^"\\\n])*)"'
 
@@ -54,6 +56,21 @@ for path in DOCUMENTS:
     for link in re.findall(r"\]\((?!\w+:)([^)#\s]+)", path.read_text()):
         if not (path.parent / link).exists():
             missing.append(f"{path.relative_to(ROOT)}: the link {link} leads nowhere")
+
+text = COURSEWORK.read_text()
+settings = re.findall(r'\.add\(\s*"([a-z0-9-]+)"', "\n".join(map(pathlib.Path.read_text, sources)))
+settings += re.findall(r'add_argument\("--([a-z]+)"', (ROOT / "tests/check_step.py").read_text())
+settings += ["recipe", "help", *re.findall(r"new setting\s+`([a-z-]+)`", text)]
+for name in sorted({*re.findall(r"--([a-z][a-z0-9-]*)", text)} - {*settings}):
+    missing.append(f"notebooks/COURSEWORK.md: there is no setting {name}")
+everything = "\n".join(path.read_text() for path in [*sources, ROOT / "tests/check_step.py"])
+for name in sorted({*re.findall(r"`([A-Za-z_0-9]+(?:\.[a-z_]+)*)(?:\(\))?`", text)}):
+    if ("_" in name or f"`{name}()`" in text) and name.split(".")[-1] not in everything:
+        missing.append(f"notebooks/COURSEWORK.md: nothing is called {name}")
+rows = re.findall(r"`((?:grpo|ppo) [^`]+)`|--only ([a-z0-9-]+)", text)
+for row in sorted({name or part for name, part in rows}):
+    if not re.search(rf'"[^"\n]*{re.escape(row)}[^"\n]*": ("--|""")', everything + text):
+        missing.append(f"notebooks/COURSEWORK.md: no row of GRID is called {row}")
 
 print("\n".join(missing) or f"{len(sources) + len(DOCUMENTS)} files and {len(tests)} tests agree")
 sys.exit(1 if missing else 0)
