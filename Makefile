@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench fuzz mutants format lines clean
+.PHONY: help demo test build bench fuzz mutants torture format lines clean
 
 packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
             libutf8proc-dev libpcre2-dev gnuplot-nox
@@ -56,6 +56,9 @@ fuzz: build ## mutated files for the parsers, under sanitizers, SECONDS=60 each
 
 mutants: build .venv/test-packages ## plants a hundred bugs, one by one: the tests must notice each; hours, WORKERS=1
 	@LIBTORCH=$(LIBTORCH) $(venv_python) tests/mutants.py --workers $(or $(WORKERS),1)
+
+torture: build ## kills runs, fills their disk, damages their files: every run must end in the same bytes; minutes
+	@python3 tests/torture.py --workers $(or $(WORKERS),2)
 
 format: ## says what clang-format would change; FIX=1 changes it
 	@command -v clang-format >/dev/null || $(call install,clang-format)
