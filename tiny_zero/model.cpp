@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/random.h"
 
 namespace tiny_zero {
@@ -349,7 +350,24 @@ void Model::save(const std::filesystem::path& directory, torch::Dtype dtype) con
 std::filesystem::path model_directory(const Config& config) {
   if (config.model.empty())
     throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  return config.model;
+  const std::filesystem::path given = config.model, newest = newest_checkpoint(given);
+  for (const auto& place : {given, given / "model", newest.empty() ? given : newest / "model"})
+    if (std::filesystem::exists(place / "config.json")) return place;
+  if (std::filesystem::exists(given)) return given;  // whose files will be missed by name
+  const auto owner = given.parent_path();
+  const bool hub = !owner.empty() && !owner.has_parent_path() && !std::filesystem::exists(owner);
+  throw std::invalid_argument(
+      "model is \"" + config.model + "\", which is no directory, and nothing is downloaded; " +
+      (hub ? "the Hugging Face Hub's: hf download " + config.model + " --local-dir " +
+                 given.filename().string() + ", then --model " + given.filename().string()
+           : "want a directory in Hugging Face layout, a run or a checkpoint: --model DIR"));
+}
+
+std::filesystem::path settings_of_run(const std::filesystem::path& model) {
+  const auto run = (model / "").parent_path().parent_path();
+  for (const auto& place : {run, run.parent_path().parent_path()})
+    if (std::filesystem::exists(place / "settings.conf")) return place / "settings.conf";
+  return "";
 }
 
 LoadedModel load_model(const Config& config) {

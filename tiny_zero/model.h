@@ -139,7 +139,12 @@ struct LoadedModel {
 };
 /// config.model for sampling and scoring: vocabulary limited to the tokenizer's, compute type set.
 LoadedModel load_model(const Config& config);
-/// config.model; throws std::invalid_argument if it is empty.
+/// The directory that config.model means: itself; of a run the finished model or that of the newest
+/// checkpoint; of a checkpoint its model. Throws std::invalid_argument if there is no such
+/// directory.
 std::filesystem::path model_directory(const Config& config);
+/// The settings.conf of the run that holds this model as runs/NAME/model or
+/// runs/NAME/checkpoints/step_N/model; "" if no run does.
+std::filesystem::path settings_of_run(const std::filesystem::path& model);
 
 }  // namespace tiny_zero

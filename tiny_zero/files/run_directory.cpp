@@ -91,8 +91,8 @@ void RunDirectory::save(int64_t step, Json state, int64_t keep,
   }
 }
 
-fs::path RunDirectory::newest_checkpoint() const {
-  const auto all = list_checkpoints(path_);
+fs::path newest_checkpoint(const fs::path& run) {
+  const auto all = list_checkpoints(run);
   return all.empty() ? fs::path() : all.rbegin()->second;
 }
 

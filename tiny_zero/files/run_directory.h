@@ -13,6 +13,9 @@
 
 namespace tiny_zero {
 
+/// The directory of a run's newest complete checkpoint, "" if there is none.
+std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
+
 class RunDirectory {
  public:
   /// Writes nothing yet. Throws std::invalid_argument if a new run would overwrite an old one, or
@@ -29,8 +32,7 @@ class RunDirectory {
   /// state into the directory that it is given
   void save(int64_t step, Json state, int64_t keep,
             const std::function<void(const std::filesystem::path&)>& write);
-  /// The directory of the newest complete checkpoint, "" if there is none.
-  std::filesystem::path newest_checkpoint() const;
+  std::filesystem::path newest_checkpoint() const { return tiny_zero::newest_checkpoint(path_); }
   /// Reads a checkpoint's state and truncates the logs to what they were when it was saved.
   Json restore(const std::filesystem::path& checkpoint);
 
