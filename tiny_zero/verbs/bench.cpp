@@ -42,7 +42,8 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
 
 }  // namespace
 
-void bench(const Config& config) {
+void bench(Config config) {
+  config.algorithm = Algorithm::grpo;  // without a critic, whatever a recipe says
   const torch::Device device(config.device);
   // No end ids, so that every response has its full length.
   ModelConfig shape = ModelConfig::from_settings(config, config.bench_vocab);

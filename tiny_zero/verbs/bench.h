@@ -8,6 +8,6 @@ namespace tiny_zero {
 /// Samples prompts-per-step x group-size responses of exactly response-tokens tokens and makes one
 /// GRPO update with them, on random weights of the configured shape. Prints tokens per second, also
 /// as a percentage of the measured rate of large matrix products, then the same as a line of JSON.
-void bench(const Config& config);
+void bench(Config config);
 
 }  // namespace tiny_zero
