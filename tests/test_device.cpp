@@ -247,7 +247,6 @@ TEST_CASE(
   base.layers = 2;
   base.hidden = 64;
   base.pretrain_tokens = 6000;
-  base.show_settings = false;
   const auto task = make_task("countdown");
   const Settings task_settings = task->settings();
   task_settings.find("countdown-template").parse("short");

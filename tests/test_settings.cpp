@@ -55,7 +55,7 @@ struct TemporaryFile {
 
 std::string written(const Settings& settings, const std::vector<std::string>& sections = {}) {
   std::ostringstream out;
-  settings.write(out, sections);
+  settings.write(out, [&](const Setting& one) { return sections.empty() || one.in(sections); });
   return out.str();
 }
 
@@ -112,6 +112,120 @@ TEST_CASE("settings: an unknown name is answered with the nearest one") {
     CHECK(message.find(std::string(typed) + "\"; the nearest is \"" + meant + "\"") !=
           std::string::npos);
   }
+  // Nothing is near these: a suggestion would mislead.
+  for (const char* name : {"temprature-of-x", "q", "ab", "json"}) {
+    const std::string message = message_of([&] { settings.find(name); });
+    CAPTURE(message);
+    CHECK(message.find("the nearest") == std::string::npos);
+    CHECK(message.find("--help") != std::string::npos);
+  }
+}
+
+TEST_CASE("settings: a name from a paper or another trainer is answered by what it means") {
+  Config config;
+  const Settings settings = config.settings();
+  const std::vector<std::pair<std::string, std::string>> meanings{
+      {"beta", "kl-coef"},
+      {"init_kl_coef", "kl-coef"},
+      {"epsilon", "clip-low and clip-high"},
+      {"eps", "clip-low and clip-high"},
+      {"clip", "clip-low and clip-high"},
+      {"lr", "learning-rate"},
+      {"G", "group-size"},
+      {"n", "group-size"},
+      {"num_generations", "group-size"},
+      {"batch-size", "prompts-per-step and group-size"},
+      {"kl_coef", "\"kl-coef\""},
+      {"max_response_tokens", "\"max-response-tokens\""}};
+  for (const auto& [typed, meant] : meanings) {
+    const std::string message = message_of([&, name = typed] { settings.find(name); });
+    CAPTURE(message);
+    CHECK(message.starts_with("there is no setting \"" + typed + "\"; "));
+    CHECK(message.find(meant) != std::string::npos);
+    for (const char* harmful : {"beta1", "json", "\"kl\"", "ffn"})
+      CHECK(message.find(harmful) == std::string::npos);
+  }
+}
+
+TEST_CASE("settings: what a setting needs is looked up in the others") {
+  Basket basket;
+  Settings settings = basket.settings();
+  settings
+      .needs("fruit != plum", {"words"})  // a section
+      .needs("count > 3 or ripe = true", {"kl-coef"})
+      .needs("label = nothing", {"count"});
+  const auto unmet = [&](const std::string& name) { return settings.unmet(settings.find(name)); };
+  CHECK(unmet("ripe") == "");
+  CHECK(unmet("kl-coef") == "count > 3 or ripe = true");
+  CHECK(unmet("count") == "label = nothing");
+  basket.fruit = Fruit::plum;
+  basket.count = 4;
+  basket.label = "";
+  CHECK(unmet("ripe") == "fruit != plum");
+  CHECK(unmet("label") == "fruit != plum");
+  CHECK(unmet("kl-coef") == "");
+  CHECK(unmet("count") == "");
+  basket.count = 3;
+  basket.ripe = true;
+  CHECK(unmet("kl-coef") == "");
+  settings.needs("colour = red");  // all of them
+  CHECK_THROWS(settings.unmet(settings.find("count")));
+}
+
+TEST_CASE("settings: each has an effect where the code reads it, and needs what the code asks") {
+  Config config;
+  const Settings settings = config.settings();
+  const auto unmet = [&](const std::string& name) { return settings.unmet(settings.find(name)); };
+  // The table follows the predicates that the loop itself asks, for each algorithm.
+  for (const auto& choice : choices(Algorithm{})) {
+    config.algorithm = choice.value;
+    for (const char* name : {"gamma", "lambda", "whiten", "critic", "critic-head"})
+      CHECK(unmet(name).empty() == config.has_critic());
+    for (const char* name : {"group-std", "group-epsilon", "baseline"})
+      CHECK(unmet(name).empty() == config.compares_groups());
+    for (const auto& network : choices(CriticNetwork{})) {
+      config.critic = network.value;
+      for (const char* name :
+           {"critic-learning-rate", "critic-mini-batches", "critic-warmup-steps"})
+        CHECK(unmet(name).empty() == config.has_own_critic());
+      CHECK(unmet("value-coef").empty() == config.has_shared_critic());
+    }
+  }
+  for (const auto& choice : choices(KlPlacement{})) {
+    config.kl = choice.value;
+    CHECK(unmet("kl-coef").empty() == config.has_reference());
+    CHECK(unmet("reference-every").empty() == config.has_reference());
+  }
+  config = Config();
+  CHECK(unmet("clip-low") == "mini-batches > 1 or epochs > 1");
+  config.epochs = 2;
+  CHECK(unmet("clip-high") == "");
+  config.epochs = 1;
+  config.mini_batches = 2;
+  CHECK(unmet("clip-low") == "");
+  config.algorithm = Algorithm::ppo;  // the own critic is updated once, its values are the old ones
+  CHECK(unmet("value-clip") == "critic-mini-batches > 1 or epochs > 1 or critic = shared");
+  config.critic = CriticNetwork::shared;
+  CHECK(unmet("value-clip") == "");
+  config.mini_batches = 1;
+  CHECK(!unmet("value-clip").empty());
+  for (const auto& [name, change, back] :
+       {std::tuple<std::string, std::string, std::string>{"truncation-penalty",
+                                                          "truncated = penalise", "keep"},
+        {"final-learning-rate", "schedule = cosine", "constant"},
+        {"top-p", "temperature = 1", "0"},
+        {"problem", "prompt = ", "use 1, 2"},
+        {"chat", "problem = -1", "3"}}) {
+    CAPTURE(name);
+    const std::string decides = change.substr(0, change.find(' '));
+    settings.find(decides).parse(back);
+    CHECK(unmet(name).starts_with(decides));
+    settings.find(decides).parse(change.substr(change.find("= ") + 2));
+    CHECK(unmet(name) == "");
+  }
+  config.algorithm = Algorithm::grpo;
+  config.group_std = GroupStd::none;
+  CHECK(unmet("group-epsilon") == "group-std != none");
 }
 
 TEST_CASE("settings: a recipe is lines of name = value with comments and blanks") {
@@ -123,6 +237,16 @@ TEST_CASE("settings: a recipe is lines of name = value with comments and blanks"
   CHECK(basket.label == "a = b");
   CHECK(basket.fruit == Fruit::pear);
   CHECK(basket.kl_coef == 0.001);
+}
+
+TEST_CASE("settings: a recipe tells what it set, and only some of it may be read") {
+  Basket basket;
+  const TemporaryFile file("count = 5\nlabel = x\nripe = true\n");
+  CHECK(basket.settings().read_recipe(file.path, {"numbers", "ripe"}) ==
+        std::set<std::string>{"count", "ripe"});
+  CHECK(basket.count == 5);
+  CHECK(basket.ripe);
+  CHECK(basket.label == "mine");
 }
 
 TEST_CASE("settings: an error in a recipe names file and line") {

@@ -117,6 +117,7 @@ Settings Countdown::settings() {
            "largest value on the way, in problems and base text")
       .add("countdown-test-share", o.test_share, 0, 1,
            "fraction of all problems kept for testing if there is no test file")
+      .section("base text")
       .add("countdown-search-share", o.search_share, 0, 1,
            "base text: fraction of documents that search; others guess")
       .add("countdown-go-on", o.go_on, 0, 1,
@@ -128,7 +129,8 @@ Settings Countdown::settings() {
       .add("countdown-guess-right", o.guess_right, 0, 1,
            "base text: fraction of guesses that are right")
       .add("countdown-max-attempts", o.max_attempts, 2, 1000,
-           "base text: most attempts of one search");
+           "base text: most attempts of one search")
+      .needs("countdown-test-file = nothing", {"countdown-test-share"});
   return list;
 }
 

@@ -130,7 +130,8 @@ Settings Math::settings() {
       .add("math-wrong-score", o.wrong_score, -kAny, kAny, "reward of a wrong answer")
       .add("math-none-score", o.none_score, -kAny, kAny, "reward of a response without an answer")
       .add("math-format-score", o.format_score, -kAny, kAny,
-           "added if the response has the form that was asked for");
+           "added if the response has the form that was asked for")
+      .needs("math-test-file = nothing", {"math-test-share"});
   return list;
 }
 

@@ -29,7 +29,8 @@ Settings Config::settings() {
            "responses per step written to samples.jsonl")
       .add("dump-steps", dump_steps, 0, kMany,
            "first steps that are written to dump/ tensor by tensor, for tests/check_step.py")
-      .add("show-settings", show_settings, "print the table of settings at the start");
+      .add("show-settings", show_settings,
+           "print all settings at the start, not only those that differ from recipe and defaults");
   list.section("task").add("task", task, "what is asked and how it is graded");
   list.section("shape")
       .add("layers", layers, 1, 1000, "transformer blocks")
@@ -71,18 +72,16 @@ Settings Config::settings() {
       .add("truncated", truncated,
            "responses that reach max-response-tokens: graded as they are, given "
            "truncation-penalty, or left out of the loss [T16]")
-      .add("truncation-penalty", truncation_penalty, -kAny, kAny,
-           "their reward with truncated = penalise");
+      .add("truncation-penalty", truncation_penalty, -kAny, kAny, "the reward of such a response");
   list.section("advantages")
-      .add("gamma", gamma, 0.0, 1.0, "discount of later rewards (ppo)")
-      .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step (ppo)")
-      .add("whiten", whiten,
-           "advantages to mean 0, deviation 1 over the rollout's tokens (ppo) [T18]")
+      .add("gamma", gamma, 0.0, 1.0, "discount of later rewards")
+      .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step")
+      .add("whiten", whiten, "advantages to mean 0, deviation 1 over the rollout's tokens [T18]")
       .add("group-std", group_std,
-           "divide by the group's standard deviation, over n - 1 or n; none is Dr. GRPO (grpo)")
-      .add("group-epsilon", group_epsilon, 0.0, 1.0, "added to the deviation (grpo)")
+           "divide by the group's standard deviation, over n - 1 or n; none is Dr. GRPO")
+      .add("group-epsilon", group_epsilon, 0.0, 1.0, "added to the deviation")
       .add("baseline", baseline,
-           "mean of the group, or of the others in it (grpo). RLOO is leave-one-out with group-std "
+           "mean of the group, or of the others in it. RLOO is leave-one-out with group-std "
            "none and aggregation constant; alone it only scales GRPO by G / (G - 1)");
   list.section("loss")
       .add("clip-low", clip_low, 0.0, 1.0, "the ratio is clipped below 1 - clip-low")
@@ -100,19 +99,18 @@ Settings Config::settings() {
       .add("reference-every", reference_every, 0, kMany,
            "steps after which the policy becomes the reference [iterative GRPO]; 0 never");
   list.section("critic")
-      .add("critic", critic, "a network of its own, or a second head on the policy's trunk (ppo)")
+      .add("critic", critic, "a network of its own, or a second head on the policy's trunk")
       .add("critic-head", critic_head,
            "start of the value head: zero, uniform(-sqrt 5, sqrt 5) as ORZ's paper says (orz), or "
            "normal with deviation 1 / (hidden + 1) as its code does")
-      .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of the separate critic")
+      .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of a critic of its own")
       .add("critic-mini-batches", critic_mini_batches, 1, 65536,
-           "updates of a separate critic per epoch")
+           "updates of a critic of its own per epoch")
       .add("critic-warmup-steps", critic_warmup_steps, 0, kMany,
            "first steps, in which only the critic learns")
       .add("value-clip", value_clip, 0.0, kAny,
            "clips values to within this of the old ones in the loss; 0 is off")
-      .add("value-coef", value_coef, 0.0, kAny,
-           "weight of the value loss beside the policy's with critic = shared");
+      .add("value-coef", value_coef, 0.0, kAny, "weight of the value loss beside the policy's");
   list.section("optimiser")
       .add("learning-rate", learning_rate, 0.0, 1.0, "of the policy, after the warm-up")
       .add("beta1", beta1, 0.0, 0.999999, "AdamW: decay of the gradient's mean")
@@ -158,6 +156,23 @@ Settings Config::settings() {
       .add("bench-vocab", bench_vocab, 2, kMany, "vocabulary size")
       .add("prompt-tokens", prompt_tokens, 1, kMany, "tokens of each prompt")
       .add("response-tokens", response_tokens, 1, kMany, "tokens of each response");
+  // What has no effect unless something else is chosen. For one update per rollout the ratio is 1.
+  const std::string updates = "mini-batches > 1 or epochs > 1";
+  list.needs("truncated = penalise", {"truncation-penalty"})
+      .needs("algorithm = ppo", {"gamma", "lambda", "whiten", /*section*/ "critic"})
+      .needs("algorithm = grpo", {"group-std", "group-epsilon", "baseline"})
+      .needs("group-std != none", {"group-epsilon"})
+      .needs(updates, {"clip-low", "clip-high"})
+      .needs("kl != none", {"kl-coef", "reference-every"})
+      .needs("critic = separate",
+             {"critic-learning-rate", "critic-mini-batches", "critic-warmup-steps"})
+      .needs("critic = shared", {"value-coef"})
+      .needs("critic-mini-batches > 1 or epochs > 1 or critic = shared", {"value-clip"})
+      .needs(updates + " or critic = separate", {"value-clip"})
+      .needs("schedule != constant", {"final-learning-rate"})
+      .needs("temperature > 0", {"top-p"})
+      .needs("prompt = nothing", {"problem"})
+      .needs("problem = -1", {"chat"});
   return list;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Every setting of the program, once: name, default, allowed range, help. A recipe may hold any of
-// them; a verb's --help shows the sections that the verb reads.
+// Every setting of the program, once: name, default, allowed range, help, what it needs to have an
+// effect. A recipe may hold any of them; a verb's --help shows those that the verb reads.
 
 #include <string>
 
@@ -93,7 +93,7 @@ struct Config {
   int64_t keep_checkpoints = 2;
   int64_t samples_per_step = 2;
   int64_t dump_steps = 0;
-  bool show_settings = true;
+  bool show_settings = false;
 
   // task
   std::string task = "countdown";

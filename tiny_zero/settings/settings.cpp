@@ -4,6 +4,7 @@
 #include <charconv>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
@@ -43,6 +44,18 @@ std::string strip(const std::string& text) {
   return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
 }
 
+/// Names that papers and other trainers use for what has another name here.
+constexpr std::pair<const char*, const char*> kOtherNames[] = {
+    {" beta kl-beta kl-loss-coef init-kl-coef ", "kl-coef"},
+    {" epsilon eps clip clip-range cliprange clip-ratio clip-eps ", "clip-low and clip-high"},
+    {" lr actor-lr ", "learning-rate"},
+    {" critic-lr ", "critic-learning-rate"},
+    {" G g n num-generations n-samples-per-prompt ", "group-size"},
+    {" batch-size train-batch-size rollout-batch-size ", "prompts-per-step and group-size"},
+    {" mu num-iterations ppo-epochs ", "epochs"},
+    {" steps max-steps ", "num-steps"},
+    {" max-tokens max-new-tokens max-completion-length ", "max-response-tokens"}};
+
 /// Levenshtein distance, for "did you mean".
 size_t edit_distance(const std::string& a, const std::string& b) {
   std::vector<size_t> row(b.size() + 1);
@@ -58,6 +71,11 @@ size_t edit_distance(const std::string& a, const std::string& b) {
 }
 
 }  // namespace
+
+bool Setting::in(const std::vector<std::string>& names) const {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& one) { return one == name || one == section; });
+}
 
 Settings& Settings::section(const std::string& name) {
   section_ = name;
@@ -136,22 +154,51 @@ void Settings::append(const Settings& other) {
   list_.insert(list_.end(), other.begin(), other.end());
 }
 
-const Setting& Settings::find(const std::string& name) const {
-  if (list_.empty()) throw std::invalid_argument("there is no setting \"" + name + "\"");
-  const Setting* nearest = &list_.front();
-  for (const auto& setting : list_) {
-    if (setting.name == name) return setting;
-    if (edit_distance(name, setting.name) < edit_distance(name, nearest->name)) nearest = &setting;
-  }
-  throw std::invalid_argument("there is no setting \"" + name + "\"; the nearest is \"" +
-                              nearest->name + "\", and --help lists them all");
+Settings& Settings::needs(const std::string& condition, const std::vector<std::string>& names) {
+  for (auto& setting : list_)
+    if (names.empty() || setting.in(names)) setting.needs.push_back(condition);
+  return *this;
 }
 
-void Settings::read_recipe(const std::filesystem::path& path) const {
+std::string Settings::unmet(const Setting& setting) const {
+  for (const auto& need : setting.needs) {
+    std::istringstream words(need);
+    bool holds = false;
+    for (std::string name, sign, value, alternative; words >> name >> sign >> value;
+         words >> alternative) {
+      const std::string is = find(name).get();
+      if (value == "nothing") value.clear();
+      holds |= sign == ">" ? std::stod(is) > std::stod(value) : (sign == "=") == (is == value);
+    }
+    if (!holds) return need;
+  }
+  return "";
+}
+
+const Setting& Settings::find(const std::string& name) const {
+  std::string plain = name, hint;
+  std::replace(plain.begin(), plain.end(), '_', '-');
+  size_t nearest = (name.size() + 4) / 3;  // what is farther away would mislead
+  for (const auto& setting : list_) {
+    if (setting.name == name) return setting;
+    const size_t distance = edit_distance(plain, setting.name);
+    if (distance < nearest) hint = "the nearest is \"" + setting.name + "\", and ";
+    nearest = std::min(nearest, distance);
+  }
+  for (const auto& [others, here] : kOtherNames)
+    if (std::string(others).find(" " + plain + " ") != std::string::npos)
+      hint = "what others call that is " + std::string(here) + " here, and ";
+  throw std::invalid_argument("there is no setting \"" + name + "\"; " + hint +
+                              "--help lists them all");
+}
+
+std::set<std::string> Settings::read_recipe(const std::filesystem::path& path,
+                                            const std::vector<std::string>& only) const {
   std::ifstream file(path);
   if (!file)
     throw std::invalid_argument("recipe " + path.string() +
                                 " cannot be opened; --recipe wants a file");
+  std::set<std::string> names;
   std::string line;
   for (int64_t number = 1; std::getline(file, line); ++number) {
     const std::string text = strip(line.substr(0, line.find('#')));
@@ -161,20 +208,22 @@ void Settings::read_recipe(const std::filesystem::path& path) const {
       if (equals == std::string::npos) {
         throw std::invalid_argument("found \"" + text + "\", want `name = value  # reason`");
       }
-      find(strip(text.substr(0, equals))).parse(strip(text.substr(equals + 1)));
+      const Setting& setting = find(strip(text.substr(0, equals)));
+      if (!only.empty() && !setting.in(only)) continue;
+      setting.parse(strip(text.substr(equals + 1)));
+      names.insert(setting.name);
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument(path.string() + ":" + std::to_string(number) + ": " +
                                   error.what());
     }
   }
+  return names;
 }
 
-void Settings::write(std::ostream& out, const std::vector<std::string>& sections) const {
+void Settings::write(std::ostream& out, const std::function<bool(const Setting&)>& wanted) const {
   std::string heading;
   for (const auto& setting : list_) {
-    const bool wanted = sections.empty() || std::find(sections.begin(), sections.end(),
-                                                      setting.section) != sections.end();
-    if (!wanted) continue;
+    if (wanted && !wanted(setting)) continue;
     if (setting.section != heading) out << "# " << (heading = setting.section) << '\n';
     out << setting.name << " = " << setting.get() << '\n';
   }

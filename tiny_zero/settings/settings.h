@@ -1,7 +1,7 @@
 #pragma once
-// Settings: each is declared once with its name, section, allowed values and help. The help text,
-// the recipe reader, the table printed at the start and the copy saved with a run all walk the same
-// list.
+// Settings: each is declared once with its name, section, allowed values, help, and what it needs
+// to have an effect. The help text, the recipe reader, the table printed at the start and the copy
+// saved with a run all walk the same list.
 
 #include <array>
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <ostream>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -26,7 +27,7 @@ struct Choice {
 };
 
 struct Setting {
-  std::string section;  // heading in --help; a verb lists the sections that it reads
+  std::string section;  // heading in --help
   std::string name;     // "kl-coef": --kl-coef on the command line, kl-coef in a recipe
   std::string help;     // what it does, in what unit
   std::string allowed;  // "in [0, 1]" or "one of ppo, grpo"
@@ -34,6 +35,10 @@ struct Setting {
   std::function<void(const std::string&)>
       parse;             // throws std::invalid_argument: name, value, what is allowed
   bool is_flag = false;  // boolean: --name alone means true
+  std::vector<std::string> needs = {};  // to have an effect; conditions, see Settings::needs()
+
+  /// Whether the list holds the setting's name or its section.
+  bool in(const std::vector<std::string>& names) const;
 };
 
 /// A list of settings that point into the structs that declared them, which must outlive it.
@@ -66,13 +71,21 @@ class Settings {
   }
 
   void append(const Settings& other);
-  /// The setting of this name; throws std::invalid_argument with the nearest known name if there is
-  /// none.
+  /// What settings need to have an effect, such as "kl != none" or "epochs > 1 or mini-batches >
+  /// 1"; "nothing" is empty text.   @param names  of settings or sections; if empty, all so far
+  Settings& needs(const std::string& condition, const std::vector<std::string>& names = {});
+  /// The first condition that the setting needs and that does not hold, "" if there is none.
+  std::string unmet(const Setting& setting) const;
+  /// The setting of this name. If there is none, throws std::invalid_argument with what papers and
+  /// other trainers mean by that name, or with a known name that is near.
   const Setting& find(const std::string& name) const;
-  /// Reads `name = value  # reason` lines. Errors give the file and line.
-  void read_recipe(const std::filesystem::path& path) const;
-  /// Writes `name = value` lines, which read_recipe() reads back; `sections` empty means all.
-  void write(std::ostream& out, const std::vector<std::string>& sections = {}) const;
+  /// Reads `name = value  # reason` lines; with `only`, those of these settings or sections. Errors
+  /// give the file and line.   @return the names of the settings that were read
+  std::set<std::string> read_recipe(const std::filesystem::path& path,
+                                    const std::vector<std::string>& only = {}) const;
+  /// Writes `name = value` lines, which read_recipe() reads back, of those that are `wanted` or
+  /// all.
+  void write(std::ostream& out, const std::function<bool(const Setting&)>& wanted = {}) const;
 
   auto begin() const { return list_.begin(); }
   auto end() const { return list_.end(); }

@@ -10,68 +10,105 @@
 
 namespace tiny_zero {
 
+std::vector<std::string> task_sections() {
+  std::vector<std::string> names = task_names();
+  names.push_back("task");
+  return names;
+}
+
 std::vector<Verb> make_verbs() {
-  return {{"pretrain",
-           "make a tiny base model from the task's base text",
-           {"run", "task", "shape", "pretraining", "optimiser"},
-           pretrain},
-          {"train",
-           "reinforcement learning with a rule reward: PPO or GRPO",
-           {"run", "task", "sampling", "algorithm", "advantages", "loss", "critic", "optimiser"},
-           [](const Config& config, const Settings& settings, const Task& task) {
-             config.validate_training();
-             RunDirectory directory(config);  // refuses before anything is loaded
-             check_memory(config, task);
-             Trainer(config, settings, task).run();
-           }},
-          {"eval",
-           "measure a model on the task's problems",
-           {"run", "task", "sampling", "evaluation"},
-           [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); }},
-          {"plan",
-           "show the memory that train would need, and what to change if that is too much",
-           {"run", "task", "sampling", "algorithm", "loss", "critic"},
-           [](const Config& config, const Settings&, const Task& task) { plan(config, task); }},
-          {"generate",
-           "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}",
-           {"run", "task", "sampling", "generation", "text"},
-           [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
-           /*pipe=*/true},
-          {"score",
-           "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> "
-           "{\"ids\", \"log_probs\"}",
-           {"run", "sampling", "text"},
-           [](const Config& config, const Settings&, const Task&) { score(config); },
-           /*pipe=*/true},
-          {"tokenize",
-           "text to ids and back: {\"text\"} <-> {\"ids\"}",
-           {"run", "text"},
-           [](const Config& config, const Settings&, const Task&) { tokenize(config); },
-           /*pipe=*/true},
-          {"grade",
-           "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", "
-           "\"extracted\", "
-           "\"reason\"}",
-           {"task"},
-           [](const Config&, const Settings&, const Task& task) { grade_lines(task); },
-           /*pipe=*/true},
-          {"decontaminate",
-           "drop training problems that share ten words in a row with a test problem",
-           {"decontamination"},
-           [](const Config& config, const Settings&, const Task&) { decontaminate(config); },
-           /*pipe=*/true},
-          {"export",
-           "write a model for transformers or vLLM",
-           {"run", "export"},
-           [](const Config& config, const Settings&, const Task&) { export_model(config); }},
-          {"bench",
-           "measure the speed of sampling and updating",
-           {"run", "shape", "sampling", "algorithm", "bench"},
-           [](const Config& config, const Settings&, const Task&) { bench(config); }},
-          {"report",
-           "compare a run's figures before and after, and with those of earlier seeds",
-           {"run", "report"},
-           [](const Config& config, const Settings&, const Task&) { report(config); }}};
+  const std::vector<std::string> training{"run",        "task", "sampling", "algorithm",
+                                          "advantages", "loss", "critic",   "optimiser"};
+  std::vector<Verb> verbs{
+      {"pretrain",
+       "make a tiny base model from the task's base text",
+       {"name", "runs-dir", "seed", "device", "resume", "keep-checkpoints", "task", "base text",
+        "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay", "max-grad-norm"},
+       pretrain},
+      {"train", "reinforcement learning with a rule reward: PPO or GRPO", training,
+       [](const Config& config, const Settings& settings, const Task& task) {
+         config.validate_training();
+         RunDirectory directory(config);  // refuses before anything is loaded
+         check_memory(config, task);
+         Trainer(config, settings, task).run();
+       }},
+      {"eval",
+       "measure a model on the task's problems",
+       {"model", "seed", "device", "compute-type", "task", "sampling", "evaluation"},
+       [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); },
+       /*pipe=*/false,
+       /*like_run=*/true},
+      {"plan",
+       "check train's settings and show the memory that they would need, and what to change if "
+       "that is too much",
+       training,
+       [](const Config& config, const Settings&, const Task& task) {
+         config.validate_training();
+         plan(config, task);
+       }},
+      {"generate",
+       "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}",
+       {"model", "seed", "device", "compute-type", "task", "sampling", "generation", "chat"},
+       [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
+       /*pipe=*/true,
+       /*like_run=*/true},
+      {"score",
+       "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> "
+       "{\"ids\", \"log_probs\"}",
+       {"model", "device", "compute-type", "temperature", "chat"},
+       [](const Config& config, const Settings&, const Task&) { score(config); },
+       /*pipe=*/true},
+      {"tokenize",
+       "text to ids and back: {\"text\"} <-> {\"ids\"}",
+       {"model", "decode"},
+       [](const Config& config, const Settings&, const Task&) { tokenize(config); },
+       /*pipe=*/true},
+      {"grade",
+       "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", "
+       "\"extracted\", "
+       "\"reason\"}",
+       {"task"},
+       [](const Config&, const Settings&, const Task& task) { grade_lines(task); },
+       /*pipe=*/true},
+      {"decontaminate",
+       "drop training problems that share ten words in a row with a test problem",
+       {"decontamination"},
+       [](const Config& config, const Settings&, const Task&) { decontaminate(config); },
+       /*pipe=*/true},
+      {"export",
+       "write a model for transformers or vLLM",
+       {"model", "export"},
+       [](const Config& config, const Settings&, const Task&) { export_model(config); }},
+      {"bench",
+       "measure the speed of sampling and updating",
+       {"seed", "device", "compute-type", "shape", "rollout-batch", "prompts-per-step",
+        "group-size", "epochs", "mini-batches", "tokens-per-micro-batch", "bench"},
+       [](const Config& config, const Settings&, const Task&) { bench(config); }},
+      {"report",
+       "compare a run's figures before and after, and with those of earlier seeds",
+       {"name", "runs-dir", "report"},
+       [](const Config& config, const Settings&, const Task&) { report(config); }}};
+  for (auto& [name, help, reads, run, pipe, like_run] : verbs) {
+    if (std::find(reads.begin(), reads.end(), "task") != reads.end())
+      for (const auto& section : task_sections()) reads.push_back(section);
+    reads.insert(reads.end(), {"threads", "show-settings"});
+  }
+  return verbs;
+}
+
+void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const Verb& verb,
+                  const Config& config, const Settings& settings) {
+  const std::string flag = "--" + setting.name + " has no effect ", need = settings.unmet(setting);
+  const std::string decides = need.substr(0, need.find(' '));
+  std::string others;
+  for (const auto& other : verbs) others += setting.in(other.reads) ? " " + other.name : "";
+  if (!setting.in(verb.reads))
+    throw std::invalid_argument(flag + "in " + verb.name + ", only in" + others + "; leave it out");
+  if (verb.name == "generate" && config.problem < 0 && setting.in(task_sections()))
+    throw std::invalid_argument(flag + "without --problem: a prompt is taken as it is");
+  if (!need.empty())
+    throw std::invalid_argument(flag + "with " + decides + " = " + settings.find(decides).get() +
+                                ": it needs " + need + "; leave it out");
 }
 
 }  // namespace tiny_zero

@@ -12,12 +12,19 @@ namespace tiny_zero {
 
 struct Verb {
   std::string name, help;
-  std::vector<std::string>
-      sections;  // of the settings that it reads; those of the tasks come on top
+  std::vector<std::string> reads;  // settings or whole sections; the tasks' come with "task"
   std::function<void(const Config&, const Settings&, const Task&)> run;
-  bool pipe = false;  // reads and writes JSON Lines, so nothing else may be printed
+  bool pipe = false;      // reads and writes JSON Lines, so nothing else may be printed
+  bool like_run = false;  // a run's model is asked and sampled by default as it was trained
 };
 
 std::vector<Verb> make_verbs();
+
+/// Sections of the settings that say what is asked: the task's name, and each task's own.
+std::vector<std::string> task_sections();
+
+/// Throws std::invalid_argument if a setting, given as a flag, changes nothing in this verb.
+void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const Verb& verb,
+                  const Config& config, const Settings& settings);
 
 }  // namespace tiny_zero
