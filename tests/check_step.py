@@ -596,9 +596,9 @@ TEXT = """--countdown-count-min 2 --countdown-count-max 2 --countdown-number-min
 BASE = """--layers 2 --hidden 32 --heads 2 --kv-heads 1 --ffn 64
     --pretrain-tokens 150000 --pretrain-learning-rate 4e-3"""
 # Large rates and coefficients, so that each term weighs; flags of a configuration come after these.
-COMMON = """--countdown-template short --num-steps 3 --dump-steps 2 --prompts-per-step 6
-    --group-size 4 --max-response-tokens 28 --tokens-per-micro-batch 64 --learning-rate 2e-3
-    --critic-learning-rate 5e-3 --kl-coef 0.2"""
+COMMON = """countdown-template = short; num-steps = 3; dump-steps = 2; prompts-per-step = 6
+    group-size = 4; max-response-tokens = 28; tokens-per-micro-batch = 64; learning-rate = 2e-3
+    critic-learning-rate = 5e-3; kl-coef = 0.2"""
 GRID = {
     # GRPO: one update a rollout, then the estimator's and the loss's settings, then more updates.
     "grpo": "--tokens-per-micro-batch 4096",
@@ -672,7 +672,7 @@ ONLY |= dict.fromkeys(["critic", "whiten", "gamma", "lambda", "value-clip", "val
 
 
 def run(verb, *options):
-    command = [TINY_ZERO, verb, *options, "--threads", "1", "--show-settings=false"]
+    command = [TINY_ZERO, verb, *options, "--threads", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode != 0:
@@ -739,13 +739,13 @@ def check_grid(folder, only):
     run("pretrain", "--recipe", recipe, *TEXT.split(), *BASE.split(), *where, "--name", "base")
     rows = [{"nums": [a, b], "target": target} for a, b, target in PROBLEMS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["--model", folder / "base" / "model"]
+    (folder / "common.conf").write_text(COMMON.replace(";", "\n"))
+    given = ["--model", folder / "base" / "model", "--recipe", folder / "common.conf"]
     given += ["--countdown-train-file", folder / "problems.jsonl"]
 
     def train(name):
         directory = re.sub(r"[^a-z0-9]+", "_", name)
-        options = f"{COMMON} {GRID[name]}".split()
-        run("train", *options, *given, *where, "--name", directory)
+        run("train", *GRID[name].split(), *given, *where, "--name", directory)
         return folder / directory
 
     checks = {}

@@ -12,7 +12,7 @@ if [[ -n ${QUICK:-} ]]; then
   small=(--pretrain-tokens 250000)
   quick=(--num-steps 4 --save-every 2 --prompts-per-step 8)
 fi
-common=(--recipe "$recipe" --runs-dir "$runs" --seed "$seed" --device "$device" --show-settings=false)
+common=(--recipe "$recipe" --seed "$seed" --device "$device")
 step() { printf '\n== %s\n' "$*"; }
 evaluate() {  # model, stage
   local problems=1024
@@ -24,13 +24,13 @@ evaluate() {  # model, stage
 if [[ ! -f $runs/$base/model/config.json ]]; then
   step "1/4  Pre-training the tiny base model: most documents guess, some search (countdown-search-share in $recipe)"
   rm -rf "${runs:?}/$base"
-  "$program" pretrain "${common[@]}" --name "$base" "${small[@]}"
+  "$program" pretrain "${common[@]}" --runs-dir "$runs" --name "$base" "${small[@]}"
 else
   step "1/4  The base model is there: $runs/$base/model"
 fi
 step "2/4  Training by ${algorithm^^} with a rule reward"
 rm -rf "${runs:?}/$run"
-"$program" train "${common[@]}" --name "$run" --algorithm "$algorithm" --model "$runs/$base/model" \
+"$program" train "${common[@]}" --runs-dir "$runs" --name "$run" --algorithm "$algorithm" --model "$runs/$base/model" \
   --keep-checkpoints 1000 "${quick[@]}"
 step "3/4  Evaluating on problems never trained on"
 mapfile -t checkpoints < <(ls -d "$runs/$run"/checkpoints/step_* | sort -V)
@@ -40,7 +40,7 @@ evaluate "${checkpoints[-1]}/model" after
 step "4/4  Before and after"
 expected=tasks/countdown/expected/$algorithm.jsonl
 [[ -n ${QUICK:-} || ! -f $expected ]] && expected=
-"$program" report --show-settings=false --runs-dir "$runs" --name "$run" --expected "$expected"
+"$program" report --runs-dir "$runs" --name "$run" --expected "$expected"
 if command -v gnuplot >/dev/null; then
   gnuplot -e "run='$runs/$run'" tasks/countdown/curve.gp
   echo "Picture: $runs/$run/curve.svg    Metrics: $runs/$run/metrics.jsonl"
