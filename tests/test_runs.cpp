@@ -623,7 +623,7 @@ TEST_CASE("a model is loaded with one copy of its weights in memory") {
 
 TEST_CASE("every verb's help lists the settings that it reads") {
   const std::vector<std::pair<std::string, std::vector<std::string>>> verbs{
-      {"pretrain", {"--layers", "--pretrain-tokens", "--learning-rate", "--countdown-template"}},
+      {"pretrain", {"--layers", "--pretrain-tokens", "--beta1", "--countdown-template"}},
       {"train",
        {"--group-size", "--clip-low", "--critic-head", "--resume", "--recipe",
         "--countdown-count-max"}},
