@@ -15,6 +15,7 @@
 #include "tasks/countdown/countdown.h"
 #include "tasks/last_answer.h"
 #include "tasks/math/grader.h"
+#include "tiny_zero/files/json.h"
 
 using namespace tiny_zero;
 using namespace tiny_zero::countdown;
@@ -567,7 +568,7 @@ TEST_CASE("countdown: unusable rows are refused with file and line, unusable set
         "{\"nums\": [1, 2], \"target\": 1e30}", "{\"nums\": [1,1,1,1,1,1,1,1,1], \"target\": 3}",
         "{\"nums\": [1, 2], \"target\": 3}}", "\xff"}) {
     CAPTURE(line);
-    CHECK(message(line).starts_with(std::string(":2: found ") + line + ", want "));
+    CHECK(message(line).starts_with(":2: found " + visible(line) + ", want "));
   }
   CHECK(message("{\"nums\": [1, 2], \"target\": -1}") == "accepted");
 
@@ -583,7 +584,7 @@ TEST_CASE("countdown: unusable rows are refused with file and line, unusable set
   };
   CHECK(refused([](Options& o) {
           o.test_file = "/nowhere.jsonl";
-        }).starts_with("/nowhere.jsonl: cannot be opened"));
+        }).starts_with("/nowhere.jsonl cannot be opened"));
   CHECK(refused([](Options& o) { o.count_min = 5; }).starts_with("countdown-count-min is 5"));
   CHECK(refused([](Options& o) { o.value_max = 50; }).starts_with("countdown-value-max is 50"));
   CHECK(refused([](Options& o) { o.number_max = 2, o.target_min = 90; }).find("no problem") !=

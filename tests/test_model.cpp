@@ -261,6 +261,18 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
       {"logit_softcapping", 30, removed, "logit_softcapping"},  // an unknown field
       {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}}, nullptr, "low_freq_factor"},
       {"rope_theta", -1, 10000.0, "rope"},
+      {"rms_norm_eps", -1, 1e-6, "rms_norm_eps: found -1, want a number above 0 and below 1"},
+      {"rms_norm_eps", 0, 1e-6, "rms_norm_eps: found 0"},
+      {"rms_norm_eps", 1e300, 1e-6, "rms_norm_eps"},
+      {"rms_norm_eps", "1e-6", 1e-6, "rms_norm_eps"},
+      {"rope_scaling",
+       {{"rope_type", "llama3"},
+        {"factor", 8},
+        {"low_freq_factor", -1},
+        {"high_freq_factor", 4},
+        {"original_max_position_embeddings", 64}},
+       nullptr,
+       "rope_scaling"},
       {"vocab_size", 1e18, 40, "vocab_size"},  // no table is made of a size before it is checked
       {"hidden_size", 1 << 23, 32, "model.embed_tokens.weight"},
       {"num_hidden_layers", 1000000, 2, "num_hidden_layers"},
@@ -289,7 +301,7 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   saved.set("rope_theta", removed);
   CHECK(Model::load(saved.path, Head::value, torch::kCPU).config().rope_theta == 5e5);
   std::ofstream(saved.path / "config.json") << "{";
-  contains("config.json is not a JSON object");
+  contains("config.json: not JSON");
   fs::remove(saved.path / "config.json");
   contains("config.json cannot be opened");
 }
@@ -400,7 +412,7 @@ TEST_CASE(
   moved["model.norm.weight"] = "c.safetensors";
   has(with_index({{"weight_map", moved}}), "c.safetensors: cannot be opened");
   std::ofstream(saved.path / "model.safetensors.index.json") << "{\"weight_map\": {";
-  has(saved.refusal(), "index.json is not a JSON object");
+  has(saved.refusal(), "index.json: not JSON");
 }
 
 TEST_CASE("end tokens are those of config.json and of generation_config.json") {

@@ -137,6 +137,11 @@ TEST_CASE("safetensors: a file that is cut or no such file at all is refused") {
   CHECK(mentions(refusal(std::string(7, '\xff') + "\x7f{}"), "header"));
   CHECK(mentions(refusal(make_file("{\"a\": ", "")), "JSON"));
   CHECK(mentions(refusal(make_file("[1, 2]", "")), "JSON"));
+  CHECK(mentions(refusal(make_file(
+                     "{\"a\": " + std::string(200000, '[') + std::string(200000, ']') + "}", "")),
+                 "nested too deep"));
+  const std::string escape = refusal(make_file(R"({"\u001b[2J\u0000b":{"dtype":"F7"}})", ""));
+  CHECK(mentions(escape, "tensor \\x1b[2J\\x00b has the unsupported type F7"));
 }
 
 TEST_CASE("safetensors: 2,000 files with changed bytes load or throw, and never crash") {

@@ -383,7 +383,10 @@ TEST_CASE("A broken file is an error with its name, never a crash") {
                    "cut.json: not JSON"));
   }
   CHECK(contains(complaint([] { Tokenizer::from_json("\xff{}", "x"); }), "x: not JSON"));
-  CHECK(complaint([] { Tokenizer::from_json(std::string(200000, '['), "x"); }) != "");
+  for (const std::string& end : {std::string(), std::string(200000, ']')}) {
+    CHECK(complaint([&] { Tokenizer::from_json(std::string(200000, '[') + end, "x"); }) ==
+          "x: not JSON: nested too deep");
+  }
   CHECK(contains(complaint([] { Tokenizer::from_json("[]", "x"); }), "x: "));
 
   // Any value anywhere may be of any type: each file loads or is refused, and nothing else happens.

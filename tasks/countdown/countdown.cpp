@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "tasks/last_answer.h"
@@ -44,8 +42,12 @@ uint64_t split_key(std::vector<int64_t> numbers) {
 /// for the error message.
 Puzzle read_row(const std::string& line, const std::string& location) {
   using nlohmann::json;
-  const json parsed = json::parse(line, /*callback=*/nullptr, /*allow_exceptions=*/false);
-  const json row = parsed.is_object() ? parsed : json::object();
+  json row;
+  try {
+    row = parse_json<json>(line, "");
+  } catch (const std::invalid_argument&) {
+  }
+  if (!row.is_object()) row = json::object();
   const json nums = row.value("nums", json()), target = row.value("target", json());
   const auto whole = [](const json& v) {
     return v.is_number_integer() && std::abs(v.get<double>()) <= kMaxNumber;
@@ -56,19 +58,16 @@ Puzzle read_row(const std::string& line, const std::string& location) {
     return {nums.get<std::vector<int64_t>>(), target.get<int64_t>()};
   }
   throw std::invalid_argument(
-      location + ": found " + line.substr(0, 80) +
+      location + ": found " + visible(line.substr(0, 80)) +
       ", want an object as {\"nums\": [3, 4, 5], \"target\": 17} with 2 to 8 whole numbers "
       "from 1 to 1e9 and a whole target");
 }
 
 std::vector<Puzzle> read_rows(const std::string& path) {
-  std::ifstream file(path);
-  if (!file)
-    throw std::invalid_argument(path +
-                                ": cannot be opened, want a JSON Lines file of Countdown problems");
+  std::ifstream file = open_text(path, "countdown wants a JSON Lines file of its problems");
   std::vector<Puzzle> rows;
   std::string line;
-  for (int64_t number = 0; next_row(file, line, number);)
+  for (int64_t number = 0; next_row(file, line, number, path);)
     rows.push_back(read_row(line, path + ":" + std::to_string(number)));
   if (rows.empty())
     throw std::invalid_argument(path + ": found no problem, want at least one line");
@@ -83,7 +82,7 @@ Puzzle read_gold(const std::string& text) {
   char mark = ',';
   for (int64_t number = 0; mark == ',' && in >> number >> mark;) puzzle.numbers.push_back(number);
   if (mark == '=' && in >> puzzle.target && in.eof()) return puzzle;
-  throw std::invalid_argument("countdown: the gold answer is \"" + text +
+  throw std::invalid_argument("countdown: the gold answer is \"" + visible(text) +
                               "\", want numbers and target as in 6,6,1=36");
 }
 

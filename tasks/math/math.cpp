@@ -3,9 +3,7 @@
 #include "tasks/math/math.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <sstream>
@@ -47,19 +45,18 @@ int64_t read_level(std::string text) {
 
 /// The rows of a file, or of the sample for "", whose gold answer the grader can read.
 std::vector<Row> read_rows(const std::string& path) {
-  std::ifstream file(path);
+  std::ifstream file;
   std::istringstream sample(kSample);
+  if (!path.empty()) file = open_text(path, "math wants a JSON Lines file of problems");
   std::istream& in = path.empty() ? static_cast<std::istream&>(sample) : file;
-  if (!in)
-    throw std::invalid_argument(path + ": cannot be opened, want a JSON Lines file of problems");
   std::vector<Row> rows;
   std::string left_out;
   std::string line;
-  for (int64_t number = 0; next_row(in, line, number);) {
+  for (int64_t number = 0; next_row(in, line, number, path);) {
     const std::string location = path + ":" + std::to_string(number);
     Row row = read_row(line, location);
     if (!readable(row.answer)) {
-      left_out += "\n  " + location + ": " + row.answer;
+      left_out += "\n  " + location + ": " + visible(row.answer);
     } else {
       rows.push_back(std::move(row));
     }
@@ -75,7 +72,7 @@ double hash_of(const std::string& problem) { return unit_interval(mix_text(probl
 }  // namespace
 
 Row read_row(const std::string& line, const std::string& location) try {
-  const json row = json::parse(line);
+  const json row = parse_json<json>(line, "");
   Row result{field(row, {"problem", "question"}),
              field(row, {"answer"}),
              field(row, {"solution"}),
@@ -96,7 +93,7 @@ Row read_row(const std::string& line, const std::string& location) try {
   return result;
 } catch (const std::exception&) {
   throw std::invalid_argument(
-      location + ": found " + line.substr(0, 80) +
+      location + ": found " + visible(line.substr(0, 80)) +
       ", want an object with the texts \"problem\" (or \"question\") and \"answer\" (or a "
       "\"solution\" with its \\boxed{} answer); \"level\", if given, as 3 or \"Level 3\"");
 }

@@ -1,8 +1,9 @@
 #pragma once
-// Whole files, JSON Lines, fields of a JSON file, and the files beside a model's weights.
+// Whole files, JSON Lines, fields of a JSON file, and the files beside a model's weights. Whatever
+// other people wrote is opened by open_text() and parsed by parse_json().
 
 #include <filesystem>
-#include <istream>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,9 +18,26 @@ using Json = nlohmann::ordered_json;
 /// Writes a whole file; throws std::runtime_error with the path if that fails.
 void write_text(const std::filesystem::path& path, const std::string& text);
 
-/// Reads a whole file; throws std::invalid_argument with the path and `wanted_for`, which says what
-/// needs it.
+/// Text for a terminal or a message: control characters but newline and tab become \x1b and the
+/// like, bytes that are not UTF-8 become U+FFFD.
+std::string visible(std::string_view text);
+
+/// Opens a text file, or a pipe such as /dev/stdin. A directory, a device and a gzip file are
+/// refused, as they would read as empty or as nonsense.
+/// @throws std::invalid_argument with the path and `wanted_for`, which says what needs it
+std::ifstream open_text(const std::filesystem::path& path, const std::string& wanted_for);
+
+/// Reads a whole file; throws as open_text() does.
 std::string read_text(const std::filesystem::path& path, const std::string& wanted_for);
+
+/// Parses JSON. The library copies, writes and frees values by recursion, so their nesting is
+/// bounded.
+/// @param AnyJson  Json, or nlohmann::json, which finds the keys of large objects faster
+/// @param place  in front of the message: "config.json: "
+/// @throws std::invalid_argument with the place and where the mistake is
+template <class AnyJson>
+AnyJson parse_json(std::string_view text, const std::string& place);
+constexpr int kMaxJsonDepth = 100;
 
 /// Reads a file that holds one JSON object; throws std::invalid_argument with the path and where
 /// the mistake is.
@@ -27,7 +45,11 @@ Json read_json(const std::filesystem::path& path, const std::string& wanted_for)
 
 /// Reads the next line of JSON Lines that is not blank; false at the end. `number` counts every
 /// line: start it at 0, and it tells errors which line this is.
-bool next_row(std::istream& in, std::string& line, int64_t& number);
+/// @param name  of the file, in front of messages
+/// @throws std::invalid_argument for a line of more than kMaxLineBytes, after which the next call
+/// goes on, and for a file that cannot be read
+bool next_row(std::istream& in, std::string& line, int64_t& number, const std::string& name = "");
+constexpr size_t kMaxLineBytes = 16 << 20;  // four Bibles; a line takes up to 50 times its memory
 
 /// A JSON value with its path, so that each error says where, what was found and what was wanted.
 /// All functions throw std::invalid_argument if the value is not what they want.

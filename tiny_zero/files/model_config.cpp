@@ -78,7 +78,7 @@ void read_rope(const Field& fields, ModelConfig& config) {
   for (const char* name : {"rope_theta", "rope_type", "type"}) others -= rope.value.contains(name);
   const bool possible = config.rope_theta >= 1 && scaling.factor >= 1 &&
                         scaling.high_freq_factor > scaling.low_freq_factor &&
-                        scaling.original_positions >= 1;
+                        scaling.low_freq_factor > 0 && scaling.original_positions >= 1;
   if (!possible || others != (llama3 ? 4 : 0))
     rope.fail("a rope_theta of 1 or more, and only with \"llama3\" its four other numbers");
 }
@@ -117,7 +117,9 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
     dim.fail("an even number, by default hidden_size / num_attention_heads");
   config.max_positions = fields["max_position_embeddings"].integer(1, 1 << 20);
   read_rope(fields, config);
-  config.norm_eps = fields["rms_norm_eps"].number(config.norm_eps);
+  const Field eps = fields["rms_norm_eps"];
+  config.norm_eps = eps.number(config.norm_eps);
+  if (config.norm_eps <= 0 || config.norm_eps >= 1) eps.fail("a number above 0 and below 1");
   config.tie_embeddings = fields["tie_word_embeddings"].flag(false);
   add_end_ids(fields, config.end_ids);
   add_end_ids({generation, beside.string() + ": "}, config.end_ids);

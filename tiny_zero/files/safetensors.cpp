@@ -71,7 +71,7 @@ TensorMap load_model_tensors(const std::filesystem::path& directory) {
   if (std::filesystem::exists(single) || !std::filesystem::exists(index))
     return load_safetensors(single);
   const auto fail = [&](const std::string& what) {
-    throw std::runtime_error(index.string() + ": " + what);
+    throw std::runtime_error(visible(index.string() + ": " + what));
   };
   const Json weight_map = read_json(index, "").value("weight_map", Json());
   if (!weight_map.is_object()) fail("weight_map is missing or no object");

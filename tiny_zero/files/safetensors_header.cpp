@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
+
+#include "tiny_zero/files/json.h"
 
 namespace tiny_zero {
 
@@ -24,7 +25,7 @@ static uint64_t as_size(const json& value) {
 std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
                                                   const std::string& name_for_errors) {
   const auto fail = [&](const std::string& what) {
-    throw std::runtime_error(name_for_errors + ": " + what);
+    throw std::runtime_error(visible(name_for_errors + ": " + what));
   };
   uint64_t header_bytes = 0;
   if (file.size() < sizeof header_bytes) fail("is too short for a safetensors file");
@@ -36,6 +37,7 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
   const size_t data = sizeof header_bytes + header_bytes, data_bytes = file.size() - data;
   std::set<std::string> names;
   const auto notice_name = [&](int depth, json::parse_event_t event, json& name) {
+    if (depth > kMaxJsonDepth) fail("its header is nested too deep");
     if (depth == 1 && event == json::parse_event_t::key && !names.insert(name).second) {
       fail("tensor " + name.get<std::string>() + " is listed twice");
     }

@@ -384,12 +384,7 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_
   Tokenizer tokenizer;
   tokenizer.name_ = name_for_errors;
   tokenizer.cache_ = std::make_shared<WordCache>();
-  json root;
-  try {
-    root = json::parse(text);
-  } catch (const json::exception& error) {
-    throw std::invalid_argument(tokenizer.name_ + ": not JSON: " + error.what());
-  }
+  const auto root = parse_json<json>(text, tokenizer.name_ + ": ");
   TokenizerReader(tokenizer).read({root, tokenizer.name_ + ": "});
   return tokenizer;
 }

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
+
+#include "tiny_zero/files/json.h"
 
 namespace tiny_zero {
 namespace {
@@ -194,10 +195,7 @@ const Setting& Settings::find(const std::string& name) const {
 
 std::set<std::string> Settings::read_recipe(const std::filesystem::path& path,
                                             const std::vector<std::string>& only) const {
-  std::ifstream file(path);
-  if (!file)
-    throw std::invalid_argument("recipe " + path.string() +
-                                " cannot be opened; --recipe wants a file");
+  std::ifstream file = open_text(path, "--recipe wants a file of `name = value` lines");
   std::set<std::string> names;
   std::string line;
   for (int64_t number = 1; std::getline(file, line); ++number) {
@@ -205,6 +203,8 @@ std::set<std::string> Settings::read_recipe(const std::filesystem::path& path,
     if (text.empty()) continue;
     const auto equals = text.find('=');
     try {
+      if (line.find('\0') != std::string::npos)
+        throw std::invalid_argument("found a NUL byte, want a text file");
       if (equals == std::string::npos) {
         throw std::invalid_argument("found \"" + text + "\", want `name = value  # reason`");
       }
