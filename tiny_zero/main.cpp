@@ -5,9 +5,11 @@
 #include <torch/version.h>
 
 #include <cctype>
+#include <cstdio>
 #include <cxxopts.hpp>
 #include <iostream>
 
+#include "tiny_zero/files/json.h"
 #include "tiny_zero/model.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/verbs/verbs.h"
@@ -168,11 +170,13 @@ int main(int argc, char** argv) try {
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
   catch_interrupts();
   verb->run(config, settings, *tasks[config.task]);
+  if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    throw std::runtime_error("standard output cannot be written: is the disk full?");
   return 0;
 } catch (const c10::Error& error) {
-  std::cerr << "tiny_zero: " << error.what_without_backtrace() << '\n';
+  std::cerr << "tiny_zero: " << visible(error.what_without_backtrace()) << '\n';
   return 1;
 } catch (const std::exception& error) {
-  std::cerr << "tiny_zero: " << error.what() << '\n';
+  std::cerr << "tiny_zero: " << visible(error.what()) << '\n';
   return 1;
 }
