@@ -130,7 +130,7 @@ Settings Config::settings() {
   list.section("evaluation")
       .add("eval-problems", eval_problems, 1, kMany, "problems")
       .add("eval-samples", eval_samples, 1, 65536,
-           "responses per problem (k of avg@k, pass@k, maj@k)")
+           "responses per problem: accuracy is their mean, avg@k; k of pass@k and maj@k")
       .add("greedy", greedy, "also the greedy response of each problem")
       .add("split", split, "train or test")
       .add("json", json, "file for the figures as JSON; - is standard output")
@@ -143,6 +143,8 @@ Settings Config::settings() {
   list.section("text")
       .add("chat", chat, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
       .add("decode", decode, "tokenize: read ids and write text");
+  list.section("pipes").add("on-error", on_error,
+                            "at a line that cannot be used: stop, or write {\"error\"} instead");
   list.section("decontamination")
       .add("against", against, "JSON Lines file of the test problems to keep out");
   list.section("export")

@@ -78,6 +78,12 @@ constexpr auto choices(ChatTemplate) {
   return std::array{Choice{plain, "plain"}, Choice{qwen, "qwen"}, Choice{smollm2, "smollm2"}};
 }
 
+enum class OnError { stop, null };
+constexpr auto choices(OnError) {
+  using enum OnError;
+  return std::array{Choice{stop, "stop"}, Choice{null, "null"}};
+}
+
 struct Config {
   // run
   std::string name = "run";
@@ -183,6 +189,9 @@ struct Config {
   // text
   ChatTemplate chat = ChatTemplate::plain;
   bool decode = false;
+
+  // pipes
+  OnError on_error = OnError::stop;
 
   // decontamination
   std::string against;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
+#include <limits>
 #include <unordered_map>
 
 #include "tiny_zero/files/json.h"
@@ -16,27 +16,58 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-/// Calls `act` with each row and its line number, until Ctrl-C. What it throws gets the line in
-/// front; a c10::Error is a bug of this program and passes as it is.
-void for_each_line(const std::function<void(const Json& line, int64_t number)>& act,
-                   std::istream& in = std::cin, const std::string& name = "standard input") {
-  std::string line;
-  for (int64_t number = 0; !interrupted() && next_row(in, line, number);) {
-    try {
-      act(Json::parse(line), number);
-    } catch (const c10::Error&) {
-      throw;
-    } catch (const std::exception& error) {
-      throw std::invalid_argument(name + ", line " + std::to_string(number) + ": " + error.what());
-    }
-  }
-}
-
 /// A response may end within a character, and bytes that are not UTF-8 become U+FFFD. Flushed when
 /// no further line waits, for a program that reads each answer before it writes the next line.
 void print(const Json& line) {
   std::cout << line.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) << '\n';
   if (std::cin.rdbuf()->in_avail() <= 0) std::cout.flush();
+}
+
+/// Calls `act` with each row and its line number, until Ctrl-C. What it throws gets the line in
+/// front and, by on-error, ends the program or is printed in the line's place; a c10::Error is a
+/// bug of this program and passes as it is.
+/// @return the lines that could not be used
+int64_t for_each_line(OnError on_error, const std::function<void(const Json&, int64_t)>& act,
+                      std::istream& in = std::cin, const std::string& name = "standard input") {
+  std::string line;
+  int64_t failed = 0;
+  for (int64_t number = 0; !interrupted() && std::cout;) {  // main() reports a failed output
+    try {
+      if (!next_row(in, line, number)) break;
+      act(parse_json<Json>(line, ""), number);
+    } catch (const c10::Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      const std::string problem = name + ", line " + std::to_string(number) + ": " + error.what();
+      if (on_error == OnError::stop || in.bad()) throw std::invalid_argument(problem);
+      print({{"error", problem}});
+      ++failed;
+    }
+  }
+  if (failed > 0)
+    std::cerr << failed << (failed == 1 ? " line" : " lines")
+              << " could not be used: see \"error\"\n";
+  return failed;
+}
+
+/// The ids under this key of a line.
+Ids read_ids(const Json& line, const char* key) {
+  const nlohmann::json array = line.at(key);
+  Ids ids;
+  for (const Field& id : Field{array, key}.elements())
+    ids.push_back(id.integer(0, std::numeric_limits<int32_t>::max()));
+  return ids;
+}
+
+/// How much of a text to show while it grows: all but a UTF-8 character that has only begun.
+size_t whole_characters(std::string_view text) {
+  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
+    const auto byte = static_cast<uint8_t>(text[text.size() - back]);
+    if (byte < 0x80) break;
+    const size_t bytes = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : 2;
+    if (byte >= 0xC0) return text.size() - (bytes > back ? back : 0);
+  }
+  return text.size();
 }
 
 std::vector<float> row_of(const torch::Tensor& table, int64_t row, int64_t length) {
@@ -58,9 +89,9 @@ std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
 
 void tokenize(const Config& config) {
   const Tokenizer tokenizer = Tokenizer::from_file(model_directory(config) / "tokenizer.json");
-  for_each_line([&](const Json& line, int64_t) {
+  for_each_line(config.on_error, [&](const Json& line, int64_t) {
     if (config.decode) {
-      print({{"text", tokenizer.decode(line.at("ids").get<Ids>())}});
+      print({{"text", tokenizer.decode(read_ids(line, "ids"))}});
     } else {
       print({{"ids", tokenizer.encode(line.at("text").get<std::string>())}});
     }
@@ -69,12 +100,12 @@ void tokenize(const Config& config) {
 
 void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
-  for_each_line([&, &tokenizer = tokenizer, &model = model](const Json& line, int64_t) {
+  const auto act = [&, &tokenizer = tokenizer, &model = model](const Json& line, int64_t) {
     const bool has_ids = line.contains("prompt_ids");
-    const Ids prompt = has_ids ? line.at("prompt_ids").get<Ids>()
+    const Ids prompt = has_ids ? read_ids(line, "prompt_ids")
                                : tokenizer.encode_prompt(chat_prompt(
                                      config.chat, line.at("prompt").get<std::string>()));
-    const Ids ids = has_ids ? line.at("response_ids").get<Ids>()
+    const Ids ids = has_ids ? read_ids(line, "response_ids")
                             : tokenizer.encode(line.at("response").get<std::string>());
     const auto length = static_cast<int64_t>(ids.size()),
                all = length + static_cast<int64_t>(prompt.size());
@@ -92,7 +123,8 @@ void score(const Config& config) {
     rollout.log_probs = torch::zeros({1, length});
     const auto log_probs = score_log_probs(model, rollout, config.temperature, all);
     print({{"ids", ids}, {"log_probs", row_of(log_probs, 0, length)}});
-  });
+  };
+  for_each_line(config.on_error, act);
 }
 
 void generate(const Config& config, const Task& task) {
@@ -106,25 +138,29 @@ void generate(const Config& config, const Task& task) {
     return Problem{chat_prompt(config.chat, prompt), ""};
   };
   if (!config.prompt.empty()) {
+    std::string waiting;  // a character that has only begun
     options.on_token = [&, &tokenizer = tokenizer, &ends = model.config().end_ids](int64_t,
                                                                                    int64_t id) {
-      if (std::find(ends.begin(), ends.end(), id) == ends.end())
-        std::cout << tokenizer.decode({&id, 1}) << std::flush;
+      if (std::find(ends.begin(), ends.end(), id) != ends.end()) return;
+      waiting += tokenizer.decode({&id, 1});
+      const size_t whole = whole_characters(waiting);
+      std::cout << visible(waiting.substr(0, whole)) << std::flush;
+      waiting.erase(0, whole);
     };
-    for (int64_t i = 0; i < config.samples; ++i) {
+    for (int64_t i = 0; i < config.samples && std::cout; ++i) {
       std::cout << config.prompt << std::flush;
       sample(as_problem(config.prompt), 1, /*call=*/i);
-      std::cout << std::endl;
+      std::cout << visible(std::exchange(waiting, "")) << std::endl;
     }
   } else if (config.problem >= 0) {
     Rollout rollout = sample(task.problem(Split::test, config.problem), config.samples, /*call=*/0);
     grade(task, rollout);
     for (int64_t i = 0; i < rollout.size(); ++i) {
-      std::cout << rollout.problem_of(i).prompt << rollout.texts[i] << "\nreward "
+      std::cout << visible(rollout.problem_of(i).prompt + rollout.texts[i]) << "\nreward "
                 << rollout.grades[i].reward << '\n';
     }
   } else {
-    for_each_line([&](const Json& line, int64_t) {
+    for_each_line(config.on_error, [&](const Json& line, int64_t) {
       const auto prompt = line.at("prompt").get<std::string>();
       const Rollout rollout = sample(as_problem(prompt), config.samples, /*call=*/0);
       for (int64_t i = 0; i < rollout.size(); ++i) {
@@ -139,8 +175,8 @@ void generate(const Config& config, const Task& task) {
   }
 }
 
-void grade_lines(const Task& task) {
-  for_each_line([&](const Json& line, int64_t) {
+void grade_lines(const Config& config, const Task& task) {
+  for_each_line(config.on_error, [&](const Json& line, int64_t) {
     const bool whole = line.contains("response");
     const Problem problem{"", line.at("gold").get<std::string>()};
     const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
@@ -173,30 +209,29 @@ void decontaminate(const Config& config) {
   const auto text = [](const Json& line) {
     return line.at(line.contains("problem") ? "problem" : "question");
   };
-  std::ifstream file(config.against);
-  if (!file)
-    throw std::invalid_argument("against is \"" + config.against +
-                                "\", want a JSON Lines file of test problems");
+  std::ifstream file = open_text(config.against, "against wants the test problems as JSON Lines");
   std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them
   int64_t read = 0, dropped = 0;
   for_each_line(
+      OnError::stop,  // a test problem left out would let its copies through
       [&](const Json& line, int64_t number) {
         for (auto& words : ten_grams(text(line))) tested.emplace(std::move(words), number);
       },
       file, config.against);
-  for_each_line([&](const Json& line, int64_t number) {
+  const int64_t failed = for_each_line(config.on_error, [&](const Json& line, int64_t number) {
+    const auto grams = ten_grams(text(line));
     ++read;
-    for (const auto& words : ten_grams(text(line))) {
+    for (const auto& words : grams) {
       const auto found = tested.find(words);
       if (found == tested.end()) continue;
-      std::cerr << "line " << number << " shares \"" << words << "\" with " << config.against << ":"
-                << found->second << '\n';
+      std::cerr << "line " << number << " shares \"" << visible(words) << "\" with "
+                << config.against << ":" << found->second << '\n';
       ++dropped;
       return;
     }
     print(line);
   });
-  std::cerr << "dropped " << dropped << " of " << read << " problems\n";
+  std::cerr << "dropped " << dropped << " of " << read + failed << " problems\n";
 }
 
 void export_model(const Config& config) {
@@ -204,6 +239,7 @@ void export_model(const Config& config) {
   if (to.empty() || std::filesystem::exists(to / "config.json"))
     throw std::invalid_argument("output is \"" + config.output +
                                 "\", want a directory that holds no model yet");
+  std::filesystem::create_directories(to);  // throws before the weights are read
   const SideFiles side_files = read_side_files(from);
   Model::load(from, Head::language_model, torch::kCPU).save(to, to_dtype(config.export_type));
   write_side_files(to, side_files);

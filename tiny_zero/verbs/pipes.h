@@ -1,6 +1,7 @@
 #pragma once
 // Verbs that compose: JSON Lines from standard input to standard output. A line that is not the
-// object described here ends the program with an error that names it; blank lines are skipped.
+// object described here ends the program with an error that names it or, with on-error = null, has
+// {"error"} written in its place; blank lines are skipped.
 
 #include "tiny_zero/rollout.h"
 
@@ -21,7 +22,7 @@ void generate(const Config& config, const Task& task);
 /// {"gold", "response"}, or {"gold", "candidate"} for a bare answer -> {"correct", "extracted",
 /// "reason"}, by the task's rule. "finished": false says that the response was truncated at the
 /// length limit.
-void grade_lines(const Task& task);
+void grade_lines(const Config& config, const Task& task);
 
 /// All sequences of ten words of a text, in lower case and without punctuation. A shorter text
 /// gives one sequence.
