@@ -169,7 +169,71 @@ TEST_CASE(
   CHECK(majority(task, {"\\oops{", "5", "\\oops{"}) == 0);  // unreadable, but the same text
 }
 
-TEST_CASE("evaluate reports what its responses say: split, avg@k, maj@k, greedy") {
+TEST_CASE("has_loop: one piece three times in a row, 20 tokens or more") {
+  const auto loops = [](const std::string& text) {
+    return has_loop(std::vector<int64_t>(text.begin(), text.end()));
+  };
+  CHECK(loops("so 1+2=3 no. wait, 1+2=3 no. wait, 1+2=3 no. wait, "));
+  CHECK(loops("2+3=5 no. wait, 1+2=3 no. wait, 1+2=3 no. wait, 1+2=3 no. so 4"));  // and out of it
+  CHECK(!loops("1+2=3 no. wait, 1+2=3 no. wait, 4"));                              // twice
+  CHECK(!loops("1+2=3 no. wait, 1+2=3 no. wait, 1+3=4 no. wait, 1+2=3 no. wait, "));
+  CHECK(loops("1 " + std::string(20, '.') + "2"));
+  CHECK(!loops("1 " + std::string(19, '.') + "2"));
+  CHECK(!loops("and so on..."));
+  CHECK(!loops(""));
+  // Texts of two letters, against the definition.
+  int64_t found = 0;
+  for (int64_t bits = 0; bits < 1 << 14; ++bits) {
+    std::string text;
+    for (int i = 0; i < 14; ++i) text += std::string(2, bits >> i & 1 ? 'a' : 'b');
+    bool expected = false;
+    for (size_t p = 1; p <= text.size() / 3; ++p) {
+      const size_t least = std::max<size_t>(20, 3 * p);
+      for (size_t first = 0; first + least <= text.size(); ++first) {
+        bool periodic = true;
+        for (size_t i = first; i + p < first + least; ++i)
+          periodic = periodic && text[i] == text[i + p];
+        expected = expected || periodic;
+      }
+    }
+    CHECK(loops(text) == expected);
+    found += expected;
+  }
+  CHECK(found > 10);
+  std::vector<int64_t> longest;
+  for (int64_t i = 0; i < 3 * 512; ++i) longest.push_back(i % 512);
+  CHECK(has_loop(longest));
+  longest.front() = -1;
+  CHECK(!has_loop(longest));
+}
+
+TEST_CASE("evaluate counts the responses with a loop, sampled and greedy apart") {
+  const Letters task;
+  Config config;
+  config.model = letter_model().string();
+  config.eval_problems = 20;  // prompts of up to 20 tokens
+  config.eval_samples = 2;
+  config.max_response_tokens = 40;
+  config.temperature = 4;
+  config.json = "-";
+  config.responses = config.model + "/responses.jsonl";
+  std::ostringstream printed;
+  std::streambuf* const terminal = std::cout.rdbuf(printed.rdbuf());
+  const Json report = evaluate(config, task);
+  std::cout.rdbuf(terminal);
+  std::ifstream file(config.responses);
+  int64_t looped = 0;
+  for (std::string line; std::getline(file, line);) {  // a letter is a token
+    const auto text = Json::parse(line)["response"].get<std::string>();
+    looped += has_loop(std::vector<int64_t>(text.begin(), text.end()));
+  }
+  CHECK(report["rates"]["repeats"]["hits"] == looped);
+  CHECK(looped < 5);
+  CHECK(report["rates"]["greedy repeats"]["hits"] > 15);  // a random model has no way out
+  std::filesystem::remove_all(config.model);
+}
+
+TEST_CASE("evaluate reports what its responses say: split, accuracy, maj@k, greedy") {
   const Letters task;
   Config config;
   config.model = letter_model().string();
@@ -204,7 +268,7 @@ TEST_CASE("evaluate reports what its responses say: split, avg@k, maj@k, greedy"
     majorities += *winner == "a";
     firsts += letters[0] == "a";
   }
-  CHECK(report["avg@8"]["mean"].get<double>() == doctest::Approx(right / 320));
+  CHECK(report["accuracy"]["mean"].get<double>() == doctest::Approx(right / 320));
   CHECK(report["maj@8"]["mean"].get<double>() == doctest::Approx(majorities / 40));
   CHECK(majorities != firsts);  // else the first response would do
 
@@ -217,5 +281,8 @@ TEST_CASE("evaluate reports what its responses say: split, avg@k, maj@k, greedy"
     greedy += text.starts_with("a");
   CHECK(report["greedy"]["mean"].get<double>() == doctest::Approx(greedy / 40));
   CHECK(greedy / 40 != doctest::Approx(right / 320).epsilon(0.1));
+  CHECK(report["rates"]["repeats"]["trials"] == 320);
+  CHECK(report["rates"]["repeats"]["hits"] == 0);  // of two tokens
+  CHECK(report["rates"]["greedy repeats"]["trials"] == 40);
   std::filesystem::remove_all(config.model);
 }

@@ -369,7 +369,7 @@ TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and 
   CHECK(corrected.code == 0);
 }
 
-TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each time") {
+TEST_CASE("eval prints JSON with accuracy, pass@k, maj@k and greedy, the same each time") {
   const std::string arguments =
       "eval --model " + base_model() + common() +
       " --eval-problems 6 --eval-samples 4 --max-response-tokens 16 --json - --responses " +
@@ -382,7 +382,7 @@ TEST_CASE("eval prints JSON with avg@k, pass@k, maj@k and greedy, the same each 
     return report;
   };
   const json report = evaluate();
-  for (const std::string name : {"avg@4", "pass@2", "pass@4", "maj@4", "greedy"}) {
+  for (const std::string name : {"accuracy", "pass@2", "pass@4", "maj@4", "greedy"}) {
     CAPTURE(name);
     REQUIRE(report.contains(name));
     const double mean = report[name]["mean"], low = report[name]["low"],

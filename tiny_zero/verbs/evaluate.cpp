@@ -28,14 +28,14 @@ bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, 
   return winner >= 0 && rollout.grades[first + winner].correct;
 }
 
-/// What estimate_mean() needs of a measure, such as "avg@4".
+/// What estimate_mean() needs of a measure, such as "pass@4".
 struct Measure {
   std::string name;
   std::vector<double> values;  // one per problem
   int64_t samples;             // independent samples behind each value
 };
 
-/// The measures over the problems of each tag: {"level 3": {"problems": 20, "avg@4": {...}}}.
+/// The measures over the problems of each tag: {"level 3": {"problems": 20, "accuracy": {...}}}.
 Json estimates_by_tag(const std::vector<Problem>& problems, const std::vector<Measure>& measures) {
   std::map<std::string, std::vector<size_t>> members;
   for (size_t p = 0; p < problems.size(); ++p) {
@@ -58,31 +58,59 @@ void print_estimate(const std::string& name, const Json& value, const std::strin
               value["low"].get<double>(), value["high"].get<double>(), note.c_str());
 }
 
-/// Rates over all responses of a rollout: the flags of the grades and the task's tallies.
+Json rate(int64_t hits, int64_t trials) {
+  const auto value = static_cast<double>(hits) / static_cast<double>(trials);
+  return {{"rate", trials > 0 ? Json(value) : Json()}, {"hits", hits}, {"trials", trials}};
+}
+
+/// Rates over all responses of a rollout: the flags of the grades, loops and the task's tallies.
 Json rates(const Task& task, const Rollout& rollout) {
-  std::vector<Tally> total{
-      {"format", 0, 0}, {"answered", 0, 0}, {"reflects", 0, 0}, {"truncated", 0, 0}};
+  std::vector<Tally> total;
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const Grade& grade = rollout.grades[i];
-    const bool flags[] = {grade.formatted, grade.answered, grade.reflected, !rollout.finished[i]};
-    const auto own = task.diagnose(rollout.problem_of(i), rollout.texts[i]);
-    for (size_t j = 0; j < 4; ++j)
-      total[j] = {total[j].name, total[j].hits + flags[j], total[j].trials + 1};
-    if (total.size() == 4) {
-      for (const auto& tally : own) total.push_back({tally.name, 0, 0});
-    }
+    const int64_t* const ids = rollout.response_ids[i].data_ptr<int64_t>();
+    std::vector<Tally> own{{"format", grade.formatted, 1},
+                           {"answered", grade.answered, 1},
+                           {"reflects", grade.reflected, 1},
+                           {"truncated", !rollout.finished[i], 1},
+                           {"repeats", has_loop({ids, ids + rollout.lengths[i]}), 1}};
+    for (auto& tally : task.diagnose(rollout.problem_of(i), rollout.texts[i]))
+      own.push_back(std::move(tally));
+    total.resize(own.size());
     for (size_t j = 0; j < own.size(); ++j) {
-      total[4 + j].hits += own[j].hits;
-      total[4 + j].trials += own[j].trials;
+      total[j] = {own[j].name, total[j].hits + own[j].hits, total[j].trials + own[j].trials};
     }
   }
   Json result = Json::object();
-  for (const auto& [name, hits, trials] : total) {
-    const Json rate =
-        trials > 0 ? Json(static_cast<double>(hits) / static_cast<double>(trials)) : Json();
-    result[name] = {{"rate", rate}, {"hits", hits}, {"trials", trials}};
-  }
+  for (const auto& [name, hits, trials] : total) result[name] = rate(hits, trials);
   return result;
+}
+
+namespace fs = std::filesystem;
+
+/// Whether a new file takes the path's place as a whole; pipes and what is under /dev are written
+/// to.
+bool is_replaced(const fs::path& path) {
+  return (!fs::exists(path) || fs::is_regular_file(path)) && !path.string().starts_with("/dev/");
+}
+
+/// Where a new file grows until it is whole: beside the one that it replaces.
+fs::path beside(const fs::path& path) { return fs::weakly_canonical(path).string() + ".partial"; }
+
+/// Refuses what could not be written at the end, before there is something to lose; "" is no file.
+void check_output(const fs::path& path) {
+  if (fs::is_directory(path)) throw std::invalid_argument(path.string() + " is a directory");
+  if (path.empty() || !is_replaced(path)) return;
+  write_text(beside(path), "");
+  fs::remove(beside(path));
+}
+
+/// Writes a file whose old text stays until the new one is on the disk; "" is no file.
+void replace_text(const fs::path& path, const std::string& text) {
+  if (path.empty()) return;
+  if (!is_replaced(path)) return write_text(path, text);
+  write_text(beside(path), text);
+  fs::rename(beside(path), fs::weakly_canonical(path));
 }
 
 constexpr double kNormalQuantile = 1.959964;  // 97.5 %
@@ -139,6 +167,19 @@ double pass_at_k(int64_t n, int64_t c, int64_t k) {
   return 1.0 - all_wrong;
 }
 
+bool has_loop(std::span<const int64_t> ids) {
+  constexpr size_t kTimes = 3, kLeastTokens = 20, kLongestPiece = 512;
+  for (size_t piece = 1; piece <= std::min(ids.size() / kTimes, kLongestPiece); ++piece) {
+    const size_t least = std::max(kTimes * piece, kLeastTokens) - piece;
+    size_t same = 0;  // tokens up to here that equal those one piece before
+    for (size_t i = piece; i < ids.size(); ++i) {
+      same = ids[i] == ids[i - piece] ? same + 1 : 0;
+      if (same >= least) return true;
+    }
+  }
+  return false;
+}
+
 int64_t majority(const Task& task, const std::vector<std::string>& answers) {
   std::vector<std::pair<size_t, int64_t>> groups;  // index of the first answer, votes
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -160,6 +201,8 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
 }
 
 Json evaluate(const Config& config, const Task& task) {
+  check_output(config.json == "-" ? "" : config.json);
+  check_output(config.responses);
   const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
   const std::vector<Problem> problems = distinct_problems(task, split, config.eval_problems);
@@ -189,15 +232,17 @@ Json evaluate(const Config& config, const Task& task) {
     majorities.push_back(majority_is_right(task, sampled, p * k, k) ? 1 : 0);
     for (int64_t j = 2; j <= k; j *= 2) passes[j].push_back(pass_at_k(k, right, j));
   }
-  measures.push_back({"avg@" + std::to_string(k), averages, k});
-  for (const auto& [j, values] : passes)  // pass@j needs j samples for one yes or no
+  measures.push_back({"accuracy", averages, k});  // avg@k
+  for (const auto& [j, values] : passes)          // pass@j needs j samples for one yes or no
     measures.push_back({"pass@" + std::to_string(j), values, k / j});
   if (k > 1) measures.push_back({"maj@" + std::to_string(k), majorities, 1});
+  Json all_rates = rates(task, sampled);
   if (config.greedy) {
     const Rollout best = run(/*temperature=*/0.0, 1, Stream::greedy);
     std::vector<double> right;
     for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
     measures.push_back({"greedy", right, 1});
+    all_rates["greedy repeats"] = rates(task, best)["repeats"];
   }
   for (const auto& [name, values, samples] : measures)
     report[name] = to_json(estimate_mean(values, samples));
@@ -205,7 +250,7 @@ Json evaluate(const Config& config, const Task& task) {
   report["reward_mean"] = sampled.rewards.mean().item<double>();
   report["response_tokens_mean"] =
       static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
-  report["rates"] = rates(task, sampled);
+  report["rates"] = all_rates;
   report["seconds"] = watch.lap();
 
   if (config.json != "-") {
@@ -217,7 +262,7 @@ Json evaluate(const Config& config, const Task& task) {
       }
     }
     for (const auto& [tag, estimates] : report["by_tag"].items()) {
-      print_estimate(measures[0].name + ", " + tag, estimates[measures[0].name],
+      print_estimate(measures[0].name + ", " + visible(tag), estimates[measures[0].name],
                      "   (" + estimates["problems"].dump() + " problems)");
     }
     for (const auto& [name, rate] : report["rates"].items()) {
@@ -226,22 +271,22 @@ Json evaluate(const Config& config, const Task& task) {
                   rate["hits"].get<long>(), rate["trials"].get<long>());
     }
   }
-  if (config.json == "-") std::cout << report.dump(2) << '\n';
-  if (!config.json.empty() && config.json != "-") write_text(config.json, report.dump(2) + "\n");
-  if (!config.responses.empty()) {
-    std::ofstream file(config.responses);
-    for (int64_t i = 0; i < sampled.size(); ++i) {
-      const Json line = {{"problem", i / k},
-                         {"prompt", sampled.problem_of(i).prompt},
-                         {"response", sampled.texts[i]},
-                         {"gold", sampled.problem_of(i).gold},
-                         {"finished", static_cast<bool>(sampled.finished[i])},
-                         {"reward", sampled.grades[i].reward},
-                         {"correct", sampled.grades[i].correct},
-                         {"reflected", sampled.grades[i].reflected}};
-      file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
-    }
+  const std::string figures = report.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
+  if (config.json == "-") std::cout << figures;
+  if (config.json != "-") replace_text(config.json, figures);
+  std::string lines;
+  for (int64_t i = 0; i < sampled.size() && !config.responses.empty(); ++i) {
+    const Json line = {{"problem", i / k},
+                       {"prompt", sampled.problem_of(i).prompt},
+                       {"response", sampled.texts[i]},
+                       {"gold", sampled.problem_of(i).gold},
+                       {"finished", static_cast<bool>(sampled.finished[i])},
+                       {"reward", sampled.grades[i].reward},
+                       {"correct", sampled.grades[i].correct},
+                       {"reflected", sampled.grades[i].reflected}};
+    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   }
+  replace_text(config.responses, lines);
   return report;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 // Evaluation with the prompts and the grader of training.
 
+#include <span>
+
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/task.h"
 
@@ -16,7 +18,7 @@ struct Estimate {
 /// independent samples whose mean has the variance measured over problems, times the squared ratio
 /// of Student's t with total - 1 and with problems - 1 degrees of freedom, and at most all samples.
 /// With one sample per problem this is Wilson's interval itself.   [Korn and Graubard 1998]
-/// @param samples  independent samples behind each value: k for avg@k, 1 for maj@k
+/// @param samples  independent samples behind each value: k for accuracy, 1 for maj@k
 Estimate estimate_mean(const std::vector<double>& values, int64_t samples);
 
 /// Probability that k of n samples, c of them right, include a right one:
@@ -28,9 +30,15 @@ double pass_at_k(int64_t n, int64_t c, int64_t k);
 /// there is no other answer.
 int64_t majority(const Task& task, const std::vector<std::string>& answers);
 
-/// Evaluates config.model on config.eval_problems distinct problems: greedy, avg@k, pass@k and
-/// maj@k, overall and by tag, and the rates that the task reports. Prints a table; config.json and
-/// config.responses name files for the figures and the responses.
+/// Whether one piece of at most 512 tokens stands three times in a row, in 20 tokens or more: "..."
+/// and "1000000" are no loops. Greedy decoding, for which the likeliest continuation of a repeated
+/// text is to repeat it, often stays in one for long. Linear in the number of tokens.
+bool has_loop(std::span<const int64_t> ids);
+
+/// Evaluates config.model on config.eval_problems distinct problems: accuracy (avg@k of the
+/// papers), greedy accuracy, pass@k and maj@k, overall and by tag, and the rates that the task
+/// reports. Prints a table; config.json and config.responses name files for the figures and the
+/// responses.
 Json evaluate(const Config& config, const Task& task);
 
 }  // namespace tiny_zero

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <sstream>
 
 namespace tiny_zero {
 namespace {
@@ -10,16 +11,13 @@ namespace {
 namespace fs = std::filesystem;
 
 std::vector<Json> read_lines(const fs::path& path) {
-  std::ifstream file(path);
-  if (!file)
-    throw std::invalid_argument(path.string() + " cannot be opened; `eval` or `train` writes it");
+  std::ifstream file = open_text(path, "`eval` or `train` writes it");
   std::vector<Json> lines;
   std::string line;
-  for (int64_t number = 0; next_row(file, line, number);) {
-    lines.push_back(Json::parse(line, nullptr, /*allow_exceptions=*/false));
-    if (!lines.back().is_object())
-      throw std::invalid_argument(path.string() + ":" + std::to_string(number) +
-                                  " is not a JSON object");
+  for (int64_t number = 0; next_row(file, line, number, path.string());) {
+    const std::string place = path.string() + ":" + std::to_string(number) + ": ";
+    lines.push_back(parse_json<Json>(line, place));
+    if (!lines.back().is_object()) throw std::invalid_argument(place + "is not a JSON object");
   }
   return lines;
 }
@@ -28,8 +26,7 @@ std::vector<Json> read_lines(const fs::path& path) {
 Json figures(const Json& evaluation) {
   Json result = Json::object();
   for (const auto& [name, value] : evaluation.items()) {
-    if (value.is_object() && value.contains("mean"))
-      result[name == "avg@1" ? "accuracy" : name] = value["mean"];
+    if (value.is_object() && value.contains("mean")) result[name] = value["mean"];
   }
   result["response tokens"] = evaluation.at("response_tokens_mean");
   for (const auto& [name, rate] : evaluation.at("rates").items()) result[name] = rate.at("rate");
@@ -116,19 +113,20 @@ void report(const Config& config) {
   for (const char* stage : {"before", "middle", "after"}) {
     const Json line = read_lines(directory / (std::string(stage) + ".jsonl")).at(problem);
     std::printf("\n--- %s, reward %g\n%s%s\n", stage, line.at("reward").get<double>(),
-                line.at("prompt").get<std::string>().c_str(),
-                line.at("response").get<std::string>().c_str());
+                visible(line.at("prompt").get<std::string>()).c_str(),
+                visible(line.at("response").get<std::string>()).c_str());
   }
 
   const int64_t radius = std::max<int64_t>(1, static_cast<int64_t>(metrics.size()) / 30);
   const auto accuracy = smooth(metrics, "accuracy", radius),
              tokens = smooth(metrics, "response_tokens_mean", radius),
              reflection = smooth(metrics, "reflection_rate", radius);
-  std::ofstream curve(directory / "curve.tsv");
+  std::ostringstream curve;
   curve << "# step accuracy response_tokens reflection, each a mean over " << 2 * radius + 1
         << " steps\n";
   for (size_t i = 0; i < metrics.size(); ++i)
     curve << i << '\t' << accuracy[i] << '\t' << tokens[i] << '\t' << reflection[i] << '\n';
+  write_text(directory / "curve.tsv", curve.str());
   const Json summary = {{"name", config.name},
                         {"steps", metrics.size()},
                         {"train_wall_s", metrics.back().at("wall_s")},
