@@ -49,10 +49,12 @@ bench: build ## speed of each kernel and of one step, beside PyTorch's where Pyt
 	  if $$python -c 'import torch' 2>/dev/null; then PYTHON=$$python tests/bench_compare.sh; break; fi
 	done
 
-fuzz: build ## mutated files for the parsers, under sanitizers, SECONDS=60 each
-	@cmake --build build --target fuzz
+fuzz: build ## mutated files for the parsers, answers for the grader, under sanitizers, SECONDS=60 each
+	@cmake --build build --target fuzz fuzz_math
 	build/fuzz safetensors $(or $(SECONDS),60) tests/data/models/*/model*.safetensors
 	build/fuzz tokenizer $(or $(SECONDS),60) tests/data/tokenizer/*/tokenizer.json
+	build/fuzz json $(or $(SECONDS),60) tests/data/models/*/*.json tests/data/tokenizer/*/cases.jsonl tasks/math/sample.jsonl
+	build/fuzz_math tests/data/fuzz_math.txt $(or $(SECONDS),60)
 
 mutants: build .venv/test-packages ## plants a hundred bugs, one by one: the tests must notice each; hours, WORKERS=1
 	@LIBTORCH=$(LIBTORCH) $(venv_python) tests/mutants.py --workers $(or $(WORKERS),1)

@@ -1,5 +1,6 @@
-// Feeds mutated files to the two parsers of other people's files, under the address and
-// undefined-behaviour sanitizers:
+// Feeds mutated files to the parsers of other people's files, under the address and
+// undefined-behaviour sanitizers: safetensors headers, tokenizer.json, and whatever is read as JSON
+// or JSON Lines, with the rows of MATH:
 //   make fuzz SECONDS=600
 // A file may be read, or refused with the documented exception; anything else ends the program with
 // the file's bytes in fuzz_failure. Files that were read become new starting points.
@@ -9,11 +10,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 
+#include "tasks/math/math.h"
+#include "tiny_zero/files/json.h"
 #include "tiny_zero/files/safetensors_header.h"
 #include "tiny_zero/files/tokenizer.h"
 
@@ -82,7 +87,7 @@ std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
     const size_t at = below(bytes.size() + 1),
                  length = below(std::min<size_t>(bytes.size() - at, 64) + 1);
     const std::string& word = kWords[below(kWords.size())];
-    switch (below(9)) {
+    switch (below(10)) {
       case 0:
         bytes.insert(at, word);
         break;
@@ -111,6 +116,9 @@ std::string mutated(std::string bytes, const std::vector<std::string>& seeds) {
       }
       case 7:
         if (below(8) == 0) bytes.resize(at);
+        break;
+      case 9:  // deep nesting
+        if (below(50) == 0) bytes.insert(at, std::string(below(200'000), "[{"[below(2)]));
         break;
       case 8: {  // a piece of another file
         const std::string& other = seeds[below(seeds.size())];
@@ -175,6 +183,60 @@ bool try_tokenizer(const std::string& file) {
   return true;
 }
 
+/// Whether a text can be shown: UTF-8 without control characters but newline and tab.
+void check_visible(const std::string& text) {
+  for (const char c : text) check((c & 0xE0) != 0 || c == '\n' || c == '\t', "control character");
+  nlohmann::json(text).dump();  // throws for what is not UTF-8
+}
+
+/// Reads a field in each way; what does not fit is refused in words that can be shown.
+void read_field(const Field& field) {
+  const std::function<void()> ways[] = {
+      [&] { check(field.text() == field.value, "text"); },
+      [&] { check(field.integer(-5, INT64_MAX) == field.value, "integer"); },
+      [&] { check(field.number() == field.value, "number"); },
+      [&] { check(field.flag(false) == (field.value == true), "flag"); },
+      [&] { field.must_be("ByteLevel"); },
+      [&] {
+        for (const Field& element : field.elements()) read_field(element);
+      },
+      [&] {
+        for (const auto& [key, member] : field.members()) read_field(member);
+      }};
+  for (const auto& way : ways) {
+    try {
+      way();
+    } catch (const std::invalid_argument& error) {
+      check_visible(error.what());
+    }
+  }
+}
+
+bool try_json(const std::string& file) {
+  check_visible(visible(file));
+  std::istringstream in(file);
+  std::string line;
+  bool read = false;
+  for (int64_t number = 0; next_row(in, line, number, "fuzz");) {
+    try {
+      const auto value = parse_json<nlohmann::json>(line, "fuzz: ");
+      const Json ordered = parse_json<Json>(line, "fuzz: ");
+      check(nlohmann::json(ordered) == value, "the two kinds of object differ");
+      check(nlohmann::json::parse(value.dump()) == value, "what is written is read as another");
+      read_field({value, "fuzz: "});
+      read = true;
+    } catch (const std::invalid_argument& error) {
+      check_visible(error.what());
+    }
+    try {
+      math::read_row(line, "fuzz:1");
+    } catch (const std::invalid_argument& error) {
+      check_visible(error.what());
+    }
+  }
+  return read;
+}
+
 std::string read_all(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
@@ -184,19 +246,30 @@ std::string read_all(const std::string& path) {
 
 int main(int argc, char** argv) {
   if (argc < 4) {
-    std::cerr << "usage: fuzz safetensors|tokenizer SECONDS SEED-FILE...\n";
+    std::cerr << "usage: fuzz safetensors|tokenizer|json SECONDS SEED-FILE...\n";
     return 2;
   }
-  const bool safetensors = std::strcmp(argv[1], "safetensors") == 0;
+  const std::string target = argv[1];
+  const bool safetensors = target == "safetensors";
+  const auto& read_file = safetensors             ? try_safetensors
+                          : target == "tokenizer" ? try_tokenizer
+                                                  : try_json;
   std::vector<std::string> seeds;
   for (int i = 3; i < argc; ++i) {
     std::string file = read_all(argv[i]);
     uint64_t length = 0;
     if (safetensors) std::memcpy(&length, file.data(), sizeof length);
-    seeds.push_back(safetensors ? file.substr(sizeof length, length) : file);
+    if (safetensors) file = file.substr(sizeof length, length);
+    if (target == "json") file.resize(std::min<size_t>(file.size(), 1 << 13));  // a few rows
+    seeds.push_back(file);
   }
   // Small files, so that every part is hit often.
   for (int i = 0; i < argc; ++i) {
+    if (target == "json") {
+      seeds.push_back(R"({"problem":"a","answer":"\\boxed{1}","level":"Level 3","ids":[1,2.5e3]}
+{"question":"\u001b\u0000\ud83d\ude00","answer":"so #### 7","x":{"y":[[[[{}]]],true,null]}})");
+      continue;
+    }
     seeds.push_back(safetensors ? R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})"
                                 : R"({"version":"1.0",
       "added_tokens":[{"id":6,"content":"<|end|>","lstrip":false,"normalized":true,"special":true}],
@@ -217,7 +290,7 @@ int main(int argc, char** argv) {
     const size_t data_bytes = below(4) ? 8 : below(64);
     const std::string file = safetensors ? with_length(header, data_bytes) : header;
     try {
-      if (!(safetensors ? try_safetensors(file) : try_tokenizer(file))) continue;
+      if (!read_file(file)) continue;
     } catch (const std::exception& error) {
       std::ofstream("fuzz_failure", std::ios::binary) << file;
       std::cerr << "fuzz: after " << files << " files, " << error.what()

@@ -1,8 +1,6 @@
 // Fuzzes the grader of MATH: mutates and joins the answers of tests/data/fuzz_math.txt and checks
-// what must always hold. It stands alone, outside of the CMake build; for an hour of it:
-//   clang++ -std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -I.
-//     -o fuzz_math tests/fuzz_math.cpp tasks/math/{parse,evaluate,equivalence,extract}.cpp
-//   ./fuzz_math tests/data/fuzz_math.txt 3600
+// what must always hold, under sanitizers:
+//   make fuzz SECONDS=3600
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
