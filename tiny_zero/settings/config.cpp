@@ -173,8 +173,8 @@ Settings Config::settings() {
       .needs(updates + " or critic = separate", {"value-clip"})
       .needs("schedule != constant", {"final-learning-rate"})
       .needs("temperature > 0", {"top-p"})
-      .needs("prompt = nothing", {"problem"})
-      .needs("problem = -1", {"chat"});
+      .needs("prompt = nothing", {"problem", "on-error"})
+      .needs("problem = -1", {"chat", "on-error"});
   return list;
 }
 
