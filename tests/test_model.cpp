@@ -306,6 +306,29 @@ TEST_CASE("a model directory that does not fit is refused with the name of what 
   contains("config.json cannot be opened");
 }
 
+TEST_CASE("a model file with weights that are not finite is refused with the tensor's name") {
+  const Saved saved(small_model());
+  const fs::path file = saved.path / "model.safetensors";
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  for (const float wrong : {NAN, INFINITY, -INFINITY}) {
+    NamedTensors tensors;
+    for (const auto& [key, tensor] : load_safetensors(file))
+      tensors.emplace_back(key, tensor.clone());
+    const auto found = std::ranges::find(tensors, name, [](const auto& t) { return t.first; });
+    REQUIRE(found != tensors.end());
+    const float right = found->second[3][5].item<float>();
+    found->second[3][5] = wrong;
+    save_safetensors(file, tensors);
+    const std::string message = saved.refusal();
+    CAPTURE(message);
+    CHECK(message.find(name) != std::string::npos);
+    CHECK(message.find(saved.path.string()) != std::string::npos);
+    found->second[3][5] = right;
+    save_safetensors(file, tensors);
+  }
+  CHECK(saved.refusal() == "loaded");
+}
+
 // The reference values are stored by check_transformers.py --write.
 TEST_CASE("logits and greedy continuations are those of transformers") {
   const at::NoGradGuard no_grad;

@@ -337,6 +337,10 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
     if (!stored.contains(name)) continue;
     tensor.copy_(stored.at(name));
     forget_pages(stored.at(name));  // else the file's pages would be a second copy in memory
+    const auto [least, largest] = tensor.aminmax();  // of a NaN both are NaN
+    if (!std::isfinite(least.item<double>()) || !std::isfinite(largest.item<double>()))
+      throw std::runtime_error(directory.string() + ": tensor " + name + " of the weights holds " +
+                               "NaN or infinity; take a checkpoint from before, or an intact copy");
   }
   return model;
 }

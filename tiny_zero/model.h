@@ -44,7 +44,8 @@ class Model {
   /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head
   /// that the file lacks starts at zero [T19].
   /// @throws std::invalid_argument for config.json, std::runtime_error for the weights: their
-  /// names, shapes and types are compared with config.json before anything is allocated
+  /// names, shapes and types are compared with config.json before anything is allocated, and every
+  /// value must be finite
   static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
   /// Writes config.json and model.safetensors, the weights in this type.
   void save(const std::filesystem::path& directory, torch::Dtype dtype = torch::kFloat32) const;
