@@ -338,6 +338,20 @@ TEST_CASE("math: where the answer is looked for") {
   CHECK(answer(Extract::number, "none") == "");
 }
 
+TEST_CASE("Countdown and MATH read one and the same last answer") {
+  const Math task;
+  const auto countdown = make_task("countdown");
+  for (const std::string right :
+       {"<answer>5</answer></answer>", "<answer>4</answer><answer>5</answer>",
+        "<answer>4 <answer>5</answer></answer>", "<answer>5</answer> <answer>4"}) {
+    CAPTURE(right);
+    CHECK(task.grade({"", "5"}, right, true).correct);
+    CHECK(countdown->grade({"", "5=5"}, right, true).correct);
+    CHECK(task.answer({"", "5"}, right) == "5");
+    CHECK(countdown->answer({"", "5=5"}, right) == "5");
+  }
+}
+
 TEST_CASE("math: every response has the reward of its bare answer") {
   Math task;
   task.options.wrong_score = -0.5;

@@ -183,6 +183,74 @@ TEST_CASE("responses keep the sampled ids where their text would be split otherw
   CHECK(split_otherwise > 0);  // else this proves nothing
 }
 
+TEST_CASE("a response ends with the token that completes the stop text, which counts [T1]") {
+  const auto tokenizer = Tokenizer::from_file(TEST_DATA_DIR "/tokenizer/gpt2/tokenizer.json");
+  const Model model = tiny_model(static_cast<int64_t>(tokenizer.vocab_size()), {12});
+  const std::vector<Problem> problems{{"abc", "1"}, {"the cat", "2"}, {"x", "3"}};
+  const Rollout free = Sampler(model, options()).sample(tokenizer, problems, 8, 0);
+  const auto text_of = [&](const std::vector<int64_t>& ids) { return tokenizer.decode(ids); };
+  const auto first = response(free, 0);
+  REQUIRE(first.size() > 6);
+  // Within one token; from within one token into the next; over three.
+  const std::string second = text_of({first[1]}), third = text_of({first[2]}),
+                    fourth = text_of({first[3]});
+  for (const std::string& stop :
+       {third.substr(third.size() / 2), second.substr(second.size() - 1) + third.substr(0, 1),
+        second.substr(second.size() - 1) + third + fourth.substr(0, 1)}) {
+    CAPTURE(stop);
+    std::vector<Rollout> stopped;
+    for (const int64_t batch : {8, 512}) {
+      SamplingOptions with_stop = options(1.0, batch);
+      with_stop.stop_text = stop;
+      stopped.push_back(Sampler(model, with_stop).sample(tokenizer, problems, 8, 0));
+    }
+    CHECK(stopped[0].lengths == stopped[1].lengths);
+    CHECK(torch::equal(stopped[0].response_ids, stopped[1].response_ids));
+    const Rollout& rollout = stopped[1];
+    int64_t by_text = 0;
+    for (int64_t i = 0; i < rollout.size(); ++i) {
+      CAPTURE(i);
+      auto expected = response(free, i);
+      size_t length = 1;
+      while (
+          length < expected.size() &&
+          text_of({expected.begin(), expected.begin() + static_cast<int64_t>(length)}).find(stop) ==
+              std::string::npos)
+        ++length;
+      expected.resize(length);
+      CHECK(response(rollout, i) == expected);
+      const bool ended = expected.back() == 12;
+      const bool complete = text_of(expected).find(stop) != std::string::npos;
+      CHECK(rollout.finished[i] == (ended || complete));
+      CHECK(rollout.mask[i].sum().item<int64_t>() == static_cast<int64_t>(length));
+      CHECK(rollout.log_probs[i][static_cast<int64_t>(length) - 1].item<double>() < 0);
+      if (ended) expected.pop_back();
+      CHECK(rollout.texts[i] == text_of(expected));  // with the stop text in full
+      by_text += complete && !ended ? 1 : 0;
+    }
+    CHECK(by_text > 0);
+    CHECK(rollout.finished[0]);
+    CHECK(rollout.texts[0].find(stop) != std::string::npos);
+    CHECK(largest_difference(rollout.log_probs[0].slice(0, 0, rollout.lengths[0]),
+                             free.log_probs[0].slice(0, 0, rollout.lengths[0])) < 1e-4);
+    CHECK(largest_difference(score_log_probs(model, rollout, 1.0, 1000), rollout.log_probs) < 1e-4);
+  }
+}
+
+TEST_CASE("sampling tells its progress, up to all responses") {
+  const Model model = tiny_model();
+  SamplingOptions watched = options(1.0, /*batch=*/4);
+  std::vector<int64_t> told;
+  watched.on_progress = [&](int64_t done, int64_t total) {
+    CHECK(total == 21);
+    told.push_back(done);
+  };
+  Sampler(model, watched).sample(kPrompts, 3, 0);
+  CHECK(std::is_sorted(told.begin(), told.end()));
+  CHECK(told.size() > 7);  // one prompt a batch, and several positions each
+  CHECK(told.back() == 21);
+}
+
 TEST_CASE("a scoring batch points each response token at the position before it") {
   const Rollout rollout = by_hand();
   const auto batch = make_scoring_batch(rollout, {2, 0}, torch::kCPU);

@@ -31,26 +31,29 @@ SamplingOptions sampling_options(const Config& config, double temperature, Strea
           config.max_response_tokens,
           config.rollout_batch,
           static_cast<uint64_t>(config.seed),
-          stream};
+          stream,
+          config.stop_text};
 }
 
 Rollout Sampler::sample(const Tokenizer& tokenizer, std::vector<Problem> problems,
                         int64_t group_size, int64_t call) {
   std::vector<std::vector<int64_t>> prompts;
   for (const auto& problem : problems) prompts.push_back(tokenizer.encode_prompt(problem.prompt));
-  Rollout rollout = sample(std::move(prompts), group_size, call);
+  Rollout rollout = sample(std::move(prompts), group_size, call, &tokenizer);
   rollout.problems = std::move(problems);
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const int64_t* ids = rollout.response_ids[i].data_ptr<int64_t>();
-    const int64_t shown = rollout.lengths[i] - (rollout.finished[i] ? 1 : 0);
+    const int64_t last = rollout.lengths[i] - 1;
+    const int64_t shown = last + (std::ranges::count(policy_.config().end_ids, ids[last]) ? 0 : 1);
     rollout.texts.push_back(tokenizer.decode({ids, static_cast<size_t>(shown)}));
   }
   return rollout;
 }
 
-Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size,
-                        int64_t call) {
+Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t call,
+                        const Tokenizer* tokenizer) {
   const at::NoGradGuard no_grad;
+  TORCH_CHECK(tokenizer || options_.stop_text.empty(), "Sampler: stop_text needs the tokenizer");
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
     if (length == 0 || length + options_.max_response_tokens > limit) {
@@ -72,14 +75,15 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   const Model model = policy_.cast_for_sampling();
   const int64_t prompts_per_batch = std::max<int64_t>(1, options_.batch / group_size);
   for (int64_t first = 0; first < num_prompts; first += prompts_per_batch) {
-    sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), call);
+    sample_batch(model, rollout, first, std::min(prompts_per_batch, num_prompts - first), call,
+                 tokenizer);
   }
   trim_and_mask(rollout);
   return rollout;
 }
 
 void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt,
-                           int64_t num_prompts, int64_t call) {
+                           int64_t num_prompts, int64_t call, const Tokenizer* tokenizer) {
   const int64_t group = rollout.group_size, rows = num_prompts * group,
                 first_response = first_prompt * group;
   const std::vector<std::vector<int64_t>> prompts(
@@ -92,12 +96,22 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
     cache_.clear();
     cache_ = model.make_cache(rows, capacity);
   }
-  const auto& end_ids = model.config().end_ids;
   Tensor logits = model.prefill(PackedTokens::from(prompts, model.device()), cache_, group)
                       .repeat_interleave(group, /*dim=*/0);  // (prompts, V) -> (rows, V)
 
   std::vector<int64_t> active(rows);  // cache rows still being sampled; finished ones are dropped
   std::iota(active.begin(), active.end(), int64_t{0});
+  // The stop text may begin within a token and end within another: the end of each row's text is
+  // kept, as much of it as a match can still use.
+  const std::string& stop = options_.stop_text;
+  std::vector<std::string> tails(stop.empty() ? 0 : rows);
+  const auto completes_stop = [&](int64_t row, int64_t id) {
+    if (stop.empty()) return false;
+    std::string& tail = tails[row] += tokenizer->decode({&id, 1});
+    const bool found = tail.find(stop) != std::string::npos;
+    tail.erase(0, tail.size() - std::min(tail.size(), stop.size() - 1));
+    return found;
+  };
   auto ids = rollout.response_ids.accessor<int64_t, 2>();  // (B, T)
   auto log_probs = rollout.log_probs.accessor<float, 2>();
   for (int64_t t = 0; !active.empty(); ++t) {
@@ -117,13 +131,16 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
       if (options_.on_token) options_.on_token(response, id);
       log_probs[response][t] = new_log_probs.data_ptr<float>()[i];
       rollout.lengths[response] = t + 1;
-      rollout.finished[response] = std::find(end_ids.begin(), end_ids.end(), id) != end_ids.end();
+      rollout.finished[response] =
+          std::ranges::count(model.config().end_ids, id) > 0 || completes_stop(active[i], id);
       if (rollout.finished[response] || t + 1 == options_.max_response_tokens) continue;
       going.push_back(active[i]);
       next_ids.push_back(id);
       positions.push_back(static_cast<int64_t>(prompts[active[i] / group].size()) + t);
     }
     active = std::move(going);
+    if (options_.on_progress)
+      options_.on_progress(first_response + rows - std::ssize(active), rollout.size());
     if (active.empty()) break;
     logits = model.decode(torch::tensor(next_ids), torch::tensor(active), torch::tensor(positions),
                           cache_);

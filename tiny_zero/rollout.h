@@ -19,8 +19,9 @@ struct Rollout {
   torch::Tensor log_probs;                    // (B, T) float32, nats, as sampled
   torch::Tensor mask;              // (B, T) bool from the lengths, end token included [T1]
   std::vector<int64_t> lengths;    // tokens of each response, end token included
-  std::vector<bool> finished;      // ended by the model; false: truncated, nothing appended [T15]
-  std::vector<std::string> texts;  // end token left out
+  std::vector<bool> finished;      // by an end token or the stop text; false: truncated, nothing
+                                   // appended [T15]
+  std::vector<std::string> texts;  // an end token left out, the stop text not
   std::vector<Grade> grades;       // filled by grade()
   torch::Tensor rewards;           // (B,) float32, filled by grade(), shaped by collect()
 
@@ -32,6 +33,9 @@ struct Rollout {
   const Problem& problem_of(int64_t response) const { return problems[response / group_size]; }
 };
 
+/// Told how much of a long piece of work is done.
+using OnProgress = std::function<void(int64_t done, int64_t total)>;
+
 struct SamplingOptions {
   double temperature = 1.0;
   double top_p = 1.0;
@@ -39,7 +43,9 @@ struct SamplingOptions {
   int64_t batch = 512;  // responses sampled in parallel: whole groups, at least one
   uint64_t seed = 0;
   Stream stream = Stream::sampling;
+  std::string stop_text = {};  // ends a response whose text holds it; needs the tokenizer
   std::function<void(int64_t response, int64_t id)> on_token = {};  // called for each new token
+  OnProgress on_progress = {};  // called after each position: responses ended, of all
 };
 SamplingOptions sampling_options(const Config& config, double temperature,
                                  Stream stream = Stream::sampling);
@@ -54,11 +60,13 @@ class Sampler {
   Rollout sample(const Tokenizer& tokenizer, std::vector<Problem> problems, int64_t group_size,
                  int64_t call);
   /// The same for prompts that are tokens already: fills everything but problems and texts.
-  Rollout sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t call);
+  /// @param tokenizer  finds the stop text; null if there is none
+  Rollout sample(std::vector<std::vector<int64_t>> prompts, int64_t group_size, int64_t call,
+                 const Tokenizer* tokenizer = nullptr);
 
  private:
   void sample_batch(const Model& model, Rollout& rollout, int64_t first_prompt, int64_t num_prompts,
-                    int64_t call);
+                    int64_t call, const Tokenizer* tokenizer);
 
   const Model& policy_;
   SamplingOptions options_;

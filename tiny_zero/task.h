@@ -64,7 +64,7 @@ class Task {
   /// How many problems of a split differ before they start again.
   virtual int64_t size(Split /*split*/) const { return std::numeric_limits<int64_t>::max(); }
   /// Grades any bytes: never throws, never executes them, in time linear in their number.
-  /// @param finished  the model ended the response itself; false if it was truncated
+  /// @param finished  ended by the model or by stop-text; false if it was truncated
   virtual Grade grade(const Problem& problem, std::string_view response, bool finished) const = 0;
   /// Grades an answer that stands by itself, with no response around it. The same promises as
   /// grade().

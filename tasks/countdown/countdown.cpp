@@ -101,7 +101,7 @@ Settings Countdown::settings() {
            "reward of a closed <answer> that is not right")
       .add("countdown-need-think", o.need_think, "an answer counts only after </think>")
       .add("countdown-need-end", o.need_end,
-           "an answer counts only if the model ended the response itself")
+           "an answer counts only if the response was not truncated")
       .add("countdown-count-min", o.count_min, 2, kMaxCount, "generated problems: fewest numbers")
       .add("countdown-count-max", o.count_max, 2, kMaxCount, "generated problems: most numbers")
       .add("countdown-number-min", o.number_min, 1, kMaxNumber,

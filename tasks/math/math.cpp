@@ -1,5 +1,5 @@
-// Departure from ORZ and SimpleRL: no stop words. They end a response after "</answer>"; here the
-// model has to end it itself, and with math-need-end a truncated response has no answer.
+// With math-need-end a truncated response has no answer: a model that does not end its responses
+// needs a stop-text, as in recipes/orz.conf.
 #include "tasks/math/math.h"
 
 #include <algorithm>
@@ -121,8 +121,7 @@ Settings Math::settings() {
       .add("math-extract", o.extract,
            "the answer: in <answer> or else the last box, in <answer> only, or the last number "
            "[GSM8K]")
-      .add("math-need-end", o.need_end,
-           "an answer counts only if the model ended the response itself")
+      .add("math-need-end", o.need_end, "an answer counts only if the response was not truncated")
       .add("math-right-score", o.right_score, -kAny, kAny, "reward of a right answer")
       .add("math-wrong-score", o.wrong_score, -kAny, kAny, "reward of a wrong answer")
       .add("math-none-score", o.none_score, -kAny, kAny, "reward of a response without an answer")

@@ -26,7 +26,7 @@ Settings Config::settings() {
       .add("keep-checkpoints", keep_checkpoints, 1, kMany,
            "newest checkpoints kept; older ones are removed")
       .add("samples-per-step", samples_per_step, 0, kMany,
-           "responses per step written to samples.jsonl")
+           "responses per step written to samples.jsonl, those to one prompt together")
       .add("dump-steps", dump_steps, 0, kMany,
            "first steps that are written to dump/ tensor by tensor, for tests/check_step.py")
       .add("show-settings", show_settings,
@@ -54,6 +54,7 @@ Settings Config::settings() {
            "keep the likeliest tokens of this mass; training needs 1 [T9]")
       .add("max-response-tokens", max_response_tokens, 1, kMany,
            "longest response; what the model has not ended by then is truncated")
+      .add("stop-text", stop_text, "text that ends a response, such as </answer>; empty for none")
       .add("rollout-batch", rollout_batch, 1, kMany,
            "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")

@@ -122,6 +122,7 @@ struct Config {
   double temperature = 1.0;
   double top_p = 1.0;
   int64_t max_response_tokens = 224;
+  std::string stop_text;
   int64_t rollout_batch = 512;
 
   // algorithm
