@@ -64,14 +64,17 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
   return line;
 }
 
-void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, int64_t count) {
-  const auto prompts = static_cast<int64_t>(rollout.prompts.size());
-  for (int64_t p = 0; p < std::min(count, prompts); ++p) {
-    const int64_t i = p * rollout.group_size;
+void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout,
+                 const torch::Tensor& advantages, int64_t count) {
+  for (int64_t i = 0; i < std::min(count, rollout.size()); ++i) {
+    const auto own = advantages[i].narrow(0, 0, rollout.lengths[i]);
     directory.log_sample({{"step", step},
-                          {"prompt", rollout.problems[p].prompt},
+                          {"group", i / rollout.group_size},
+                          {"prompt", rollout.problem_of(i).prompt},
                           {"response", rollout.texts[i]},
-                          {"reward", rollout.grades[i].reward}});
+                          {"gold", rollout.problem_of(i).gold},
+                          {"reward", rollout.grades[i].reward},
+                          {"advantage", own.mean().item<double>()}});
   }
 }
 

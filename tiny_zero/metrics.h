@@ -25,9 +25,12 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
                   const Advantages& estimate, const StepStats& stats, const StepTimes& times,
                   const torch::Device& device);
 
-/// Writes the first response to each of the first `count` prompts: step, prompt, response, and the
-/// task's reward, without the truncation penalty.
-void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout, int64_t count);
+/// Writes the first `count` responses, group by group, to see why one gained and another did not:
+/// step, group (the prompt's number in the rollout), prompt, response, gold answer, the task's
+/// reward, without the truncation penalty, and the mean advantage of the response's tokens.
+/// @param advantages  (B, T)
+void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout,
+                 const torch::Tensor& advantages, int64_t count);
 
 /// Largest memory of the process so far: resident on the CPU, allocated on a GPU.
 int64_t peak_memory_bytes(const torch::Device& device);

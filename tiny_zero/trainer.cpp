@@ -30,7 +30,7 @@ void Trainer::run() {
     const Json metrics = step_metrics(step_, collected, judgement, estimate, stats,
                                       {rollout_s, update_s, wall_s_}, device_);
     directory_.log_metrics(metrics);
-    log_samples(directory_, step_, rollout, config_.samples_per_step);
+    log_samples(directory_, step_, rollout, estimate.advantages, config_.samples_per_step);
     ++step_;
     progress.show(metrics);
     if (step_ % config_.save_every == 0) save();
