@@ -165,6 +165,7 @@ int main(int argc, char** argv) try {
   }
   if (!read_options(verbs, *verb, argc - 1, argv + 1, config, settings)) return 0;
   config.validate();
+  check_device(*verb, config);
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));

@@ -188,24 +188,11 @@ std::string show(const MemoryPlan& plan) {
                               : "; this would fit:" + plan.remedy);
 }
 
-namespace {
-
-/// Prints the plan for the model that training starts or goes on from.   @return as show()
-std::string plan_start(const Config& config, const Task& task) {
-  const auto model =
+void plan(const Config& config, const Task& task) {
+  const auto model =  // that training starts or goes on from
       config.resume ? RunDirectory(config).newest_checkpoint() / "model" : model_directory(config);
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
-  return show(plan_memory(config, task, tokenizer, model));
-}
-
-}  // namespace
-
-void plan(const Config& config, const Task& task) {
-  std::printf("%s\n", plan_start(config, task).c_str());
-}
-
-void check_memory(const Config& config, const Task& task) {
-  const std::string too_much = plan_start(config, task);
+  const std::string too_much = show(plan_memory(config, task, tokenizer, model));
   if (!too_much.empty()) throw std::invalid_argument(too_much);
 }
 

@@ -34,10 +34,8 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
 /// Prints the table.   @return "" if the plan fits, else by how much it does not, and the remedy
 std::string show(const MemoryPlan& plan);
 
-/// The verb `plan`: prints the table and the remedy; a plan that does not fit is no error here.
+/// The verb `plan`, which also precedes training: prints the table.
+/// @throws std::invalid_argument with the remedy if the plan does not fit
 void plan(const Config& config, const Task& task);
-
-/// Before training: prints the table.   @throws std::invalid_argument if it does not fit
-void check_memory(const Config& config, const Task& task);
 
 }  // namespace tiny_zero

@@ -1,5 +1,7 @@
 #include "tiny_zero/verbs/verbs.h"
 
+#include <torch/cuda.h>
+
 #include "tiny_zero/trainer.h"
 #include "tiny_zero/verbs/bench.h"
 #include "tiny_zero/verbs/evaluate.h"
@@ -29,7 +31,7 @@ std::vector<Verb> make_verbs() {
        [](const Config& config, const Settings& settings, const Task& task) {
          config.validate_training();
          RunDirectory directory(config);  // refuses before anything is loaded
-         check_memory(config, task);
+         plan(config, task);
          Trainer(config, settings, task).run();
        }},
       {"eval",
@@ -110,6 +112,20 @@ void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const 
   if (!need.empty())
     throw std::invalid_argument(flag + "with " + decides + " = " + settings.find(decides).get() +
                                 ": it needs " + need + "; leave it out");
+}
+
+void check_device(const Verb& verb, const Config& config) {
+  if (config.device == "cpu" || (verb.name == "plan" && !config.memory.empty())) return;
+  const int64_t count = torch::cuda::device_count();
+  for (int64_t i = 0; i < count; ++i) {
+    if (config.device == "cuda" || config.device == "cuda:" + std::to_string(i)) return;
+  }
+  throw std::invalid_argument(
+      "device is \"" + config.device + "\", found " +
+      (count == 0 ? "no CUDA device that this build can use"
+                  : "cuda:0 to cuda:" + std::to_string(count - 1)) +
+      "; --device cpu works everywhere" +
+      (verb.name == "plan" ? ", and --gpu-memory 24GiB plans for a device that is elsewhere" : ""));
 }
 
 }  // namespace tiny_zero

@@ -27,4 +27,8 @@ std::vector<std::string> task_sections();
 void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const Verb& verb,
                   const Config& config, const Settings& settings);
 
+/// @throws std::invalid_argument if this machine does not have config.device, with what it has. A
+/// `plan` for the memory that gpu-memory names needs no device.
+void check_device(const Verb& verb, const Config& config);
+
 }  // namespace tiny_zero
