@@ -88,6 +88,7 @@ int stop_at(const std::string& arguments, const fs::path& file, size_t lines, in
       "exec " + std::string(TINY_ZERO_BINARY) + " " + arguments + " >" + log.string() + " 2>&1";
   const pid_t child = fork();
   if (child == 0) {
+    for (const int ignored : {SIGINT, SIGTERM}) ::signal(ignored, SIG_DFL);  // in a background job
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
     _exit(127);
   }
@@ -213,7 +214,7 @@ TEST_CASE("a run stopped after 7 steps and resumed equals a straight one [T17]")
     std::string output;
     const int status =
         stop_at(training(name, algorithm), run_path(name) / "metrics.jsonl", 7, SIGTERM, output);
-    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGTERM));
     REQUIRE(read_lines(run_path(name) / "metrics.jsonl").size() < kSteps);
     CHECK(resume(name).code == 0);
     check_same(name, straight(algorithm));
@@ -243,14 +244,14 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "Ctrl-C saves, exits 0 and prints the command that continues, also before the first step") {
+    "Ctrl-C saves, exits 130 and prints the command that continues, also before the first step") {
   const std::vector<std::pair<std::string, std::string>> moments{
       {"stopped", "metrics.jsonl"}, {"stopped_early", "settings.conf"}};
   for (const auto& [name, file] : moments) {
     CAPTURE(name);
     std::string output;
     const int status = stop_at(training(name, kGrpo), run_path(name) / file, 3, SIGINT, output);
-    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT));
     REQUIRE(read_lines(run_path(name) / "metrics.jsonl").size() < kSteps);
     const size_t command = output.find("tiny_zero train --resume");
     REQUIRE(command != std::string::npos);
@@ -265,7 +266,7 @@ TEST_CASE("pretraining stopped and resumed equals straight pretraining") {
   base_model();
   std::string output;
   const int status = stop_at(pretraining("base_stopped"), run / "metrics.jsonl", 1, SIGINT, output);
-  CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+  CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT));
   CHECK(contains(output, "pretrain --resume"));
   REQUIRE(!fs::exists(run / "model"));
   CHECK(tiny_zero("pretrain --resume --name base_stopped --runs-dir " +

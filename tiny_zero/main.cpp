@@ -165,15 +165,14 @@ int main(int argc, char** argv) try {
   }
   if (!read_options(verbs, *verb, argc - 1, argv + 1, config, settings)) return 0;
   config.validate();
-  check_device(*verb, config);
+  if (settings.find("device").in(verb->reads)) check_device(*verb, config);
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
-  catch_interrupts();
   verb->run(config, settings, *tasks[config.task]);
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     throw std::runtime_error("standard output cannot be written: is the disk full?");
-  return 0;
+  return exit_code();
 } catch (const c10::Error& error) {
   std::cerr << "tiny_zero: " << visible(error.what_without_backtrace()) << '\n';
   return 1;

@@ -8,7 +8,7 @@
 namespace tiny_zero {
 namespace {
 
-volatile std::sig_atomic_t stop_requested = 0;
+volatile std::sig_atomic_t caught_signal = 0;
 
 std::string duration_text(double seconds) {
   const auto whole = static_cast<int64_t>(seconds + 0.5);
@@ -70,15 +70,20 @@ void Progress::show(const nlohmann::ordered_json& metrics) {
   std::fflush(stdout);
 }
 
-void catch_interrupts() {
+void catch_signals() {
   const auto handler = [](int signal) {
-    stop_requested = 1;
-    std::signal(signal, SIG_DFL);
+    if (caught_signal != 0) _exit(128 + signal);
+    caught_signal = signal;
   };
-  std::signal(SIGINT, handler);
-  std::signal(SIGTERM, handler);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    sigaction(signal, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) std::signal(signal, handler);
+  }
 }
 
-bool interrupted() { return stop_requested != 0; }
+bool interrupted() { return caught_signal != 0; }
+
+int exit_code() { return caught_signal == 0 ? 0 : 128 + caught_signal; }
 
 }  // namespace tiny_zero

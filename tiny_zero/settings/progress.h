@@ -38,8 +38,10 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// From here on Ctrl-C (and SIGTERM) sets interrupted(); a second one ends the program at once.
-void catch_interrupts();
+/// From here on INT (Ctrl-C), TERM and HUP set interrupted(), for verbs that can save; a second one
+/// ends the program at once. One that is ignored already, as under nohup, stays ignored.
+void catch_signals();
 bool interrupted();
+int exit_code();  // 128 + the signal, or 0
 
 }  // namespace tiny_zero

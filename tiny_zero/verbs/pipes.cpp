@@ -9,7 +9,6 @@
 
 #include "tiny_zero/files/json.h"
 #include "tiny_zero/scoring.h"
-#include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {
 namespace {

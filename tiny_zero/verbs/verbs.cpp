@@ -2,6 +2,7 @@
 
 #include <torch/cuda.h>
 
+#include "tiny_zero/settings/progress.h"
 #include "tiny_zero/trainer.h"
 #include "tiny_zero/verbs/bench.h"
 #include "tiny_zero/verbs/evaluate.h"
@@ -26,10 +27,14 @@ std::vector<Verb> make_verbs() {
        "make a tiny base model from the task's base text",
        {"name", "runs-dir", "seed", "device", "resume", "keep-checkpoints", "task", "base text",
         "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay", "max-grad-norm"},
-       pretrain},
+       [](const Config& config, const Settings& settings, const Task& task) {
+         catch_signals();
+         pretrain(config, settings, task);
+       }},
       {"train", "reinforcement learning with a rule reward: PPO or GRPO", training,
        [](const Config& config, const Settings& settings, const Task& task) {
          config.validate_training();
+         catch_signals();
          RunDirectory directory(config);  // refuses before anything is loaded
          plan(config, task);
          Trainer(config, settings, task).run();
