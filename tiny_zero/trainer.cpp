@@ -15,8 +15,10 @@ namespace tiny_zero {
 namespace fs = std::filesystem;
 
 void Trainer::run() {
-  Sampler sampler(policy_->model, sampling_options(config_, config_.temperature));
   Progress progress(step_, config_.num_steps);
+  SamplingOptions options = sampling_options(config_, config_.temperature);
+  options.on_progress = progress.phase("sampling");
+  Sampler sampler(policy_->model, options);
   while (step_ < config_.num_steps && !interrupted()) {
     Stopwatch watch;
     const Collection collected = collect([&] { return sample_round(sampler); }, config_);
@@ -24,7 +26,7 @@ void Trainer::run() {
     const double rollout_s = watch.lap();
     const Judgement judgement = judge(rollout);  // rewards (B,), ref_log_probs and values (B, T)
     const Advantages estimate = estimate_advantages(rollout, judgement, config_);  // (B, T)
-    const StepStats stats = update(collected, judgement, estimate);
+    const StepStats stats = update(collected, judgement, estimate, progress.phase("updating"));
     const double update_s = watch.lap();
     wall_s_ += rollout_s + update_s;
     const Json metrics = step_metrics(step_, collected, judgement, estimate, stats,
@@ -32,14 +34,15 @@ void Trainer::run() {
     directory_.log_metrics(metrics);
     log_samples(directory_, step_, rollout, estimate.advantages, config_.samples_per_step);
     ++step_;
-    progress.show(metrics);
+    progress.print(status_line(metrics));
+    progress.show(step_);
     if (step_ % config_.save_every == 0) save();
   }
   if (saved_step_ != step_) save();
-  progress.finish(step_ < config_.num_steps
-                      ? "stopped and saved; continue with: tiny_zero train --resume --runs-dir " +
-                            config_.runs_dir + " --name " + config_.name
-                      : "model in " + (directory_.newest_checkpoint() / "model").string());
+  progress.print(step_ < config_.num_steps
+                     ? "stopped and saved; continue with: tiny_zero train --resume --runs-dir " +
+                           config_.runs_dir + " --name " + config_.name
+                     : "model in " + (directory_.newest_checkpoint() / "model").string());
 }
 
 Rollout Trainer::sample_round(Sampler& sampler) {
@@ -64,18 +67,18 @@ Judgement Trainer::judge(const Rollout& rollout) const {
 }
 
 StepStats Trainer::update(const Collection& collected, const Judgement& judgement,
-                          const Advantages& estimate) {
+                          const Advantages& estimate, const OnProgress& on_progress) {
   const Rollout& rollout = collected.rollout;
   StepDump dump;
   const bool wanted = step_ < config_.dump_steps;
   StepDump* const dump_or_null = wanted ? &dump : nullptr;
   StepStats stats;
   if (critic_)
-    stats.critic =
-        update_critic(*critic_, rollout, judgement, estimate, config_, step_, dump_or_null);
+    stats.critic = update_critic(*critic_, rollout, judgement, estimate, config_, step_,
+                                 dump_or_null, on_progress);
   if (step_ >= config_.critic_only_steps()) {
-    stats.policy =
-        update_policy(*policy_, rollout, judgement, estimate, config_, step_, dump_or_null);
+    stats.policy = update_policy(*policy_, rollout, judgement, estimate, config_, step_,
+                                 dump_or_null, on_progress);
   }
   if (reference_ && config_.reference_every > 0 && (step_ + 1) % config_.reference_every == 0) {
     reference_ = policy_->model.clone(Head::language_model);  // [iterative GRPO]
@@ -142,8 +145,7 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
 
 void Trainer::save() {
   saved_step_ = step_;
-  const Json state = {
-      {"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
+  const Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
   directory_.save(step_, state, config_.keep_checkpoints, [&](const fs::path& directory) {
     policy_->save(directory, "model");
     write_side_files(directory / "model", side_files_);

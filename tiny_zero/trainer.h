@@ -23,7 +23,7 @@ class Trainer {
   /// Scores the rollout under the reference and the critic, where the settings have them.
   Judgement judge(const Rollout& rollout) const;
   StepStats update(const Collection& collected, const Judgement& judgement,
-                   const Advantages& estimate);
+                   const Advantages& estimate, const OnProgress& on_progress);
   /// Writes dump/step_N.safetensors with the weights after the step, or
   /// not_finite_step_N.safetensors.
   void save_dump(StepDump& dump, bool complete) const;
@@ -37,10 +37,10 @@ class Trainer {
   SideFiles side_files_;  // of the model, for checkpoints
   std::optional<Learner> policy_, critic_;
   std::optional<Model> reference_;
-  bool reference_moved_ = false;   // replaced at least once, so checkpoints must store it
-  int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem
-  int64_t saved_step_ = -1;        // of the newest checkpoint
-  double wall_s_ = 0;              // spent in steps, over all resumptions
+  bool reference_moved_ = false;            // replaced at least once, so checkpoints must store it
+  int64_t step_ = 0, cursor_ = 0;           // the next step; the next training problem
+  int64_t saved_step_ = -1;                 // of the newest checkpoint
+  double wall_s_ = 0;                       // spent in steps, over all resumptions
 };
 
 }  // namespace tiny_zero

@@ -56,8 +56,9 @@ struct UpdatePlan {
 template <class LossOf>
 UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout& rollout,
                         const Tensor& loss_mask, const Config& config, int64_t step, StepDump* dump,
-                        const LossOf& loss_of) {
+                        const OnProgress& on_progress, const LossOf& loss_of) {
   UpdateStats stats;
+  int64_t done = 0;  // responses, over all passes
   std::map<std::string, int64_t> counts;
   for (int64_t epoch = 0; epoch < config.epochs; ++epoch) {
     const auto mini_batches = split_responses(rollout.size(), plan.mini_batches, config.seed, step,
@@ -72,6 +73,8 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
         loss_of(batch, terms, stats.updates);
         terms.loss().backward();
         stats.tokens += batch.tokens.count();
+        done += std::ssize(responses);
+        if (on_progress) on_progress(done, config.epochs * rollout.size());
       }
       terms.finish();
       stats.skipped = terms.not_finite();
@@ -115,7 +118,7 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
 
 UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
-                          StepDump* dump) {
+                          StepDump* dump, const OnProgress& on_progress) {
   const bool on_policy = config.epochs == 1 && config.mini_batches == 1;
   Tensor largest_ratio_gap;  // on the device until the end
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
@@ -165,15 +168,15 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
   };
   const UpdatePlan plan{"policy", config.mini_batches, /*first_shuffle=*/0,
                         policy_learning_rate(config)};
-  UpdateStats stats =
-      run_updates(policy, plan, rollout, judgement.loss_mask, config, step, dump, loss_of);
+  UpdateStats stats = run_updates(policy, plan, rollout, judgement.loss_mask, config, step, dump,
+                                  on_progress, loss_of);
   if (largest_ratio_gap.defined()) stats.ratio_max_deviation = largest_ratio_gap.item<double>();
   return stats;
 }
 
 UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
-                          StepDump* dump) {
+                          StepDump* dump, const OnProgress& on_progress) {
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
     const Tensor values =
         critic.model.values(critic.model.hidden_states(batch.tokens), batch.positions);
@@ -186,7 +189,8 @@ UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgeme
   };
   const UpdatePlan plan{"critic", config.critic_mini_batches, /*first_shuffle=*/config.epochs,
                         critic_learning_rate(config)};
-  return run_updates(critic, plan, rollout, judgement.loss_mask, config, step, dump, loss_of);
+  return run_updates(critic, plan, rollout, judgement.loss_mask, config, step, dump, on_progress,
+                     loss_of);
 }
 
 }  // namespace tiny_zero

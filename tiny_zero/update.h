@@ -25,12 +25,13 @@ struct UpdateStats {
 
 /// Updates the policy, and with it the value head of a shared trunk.
 /// @param dump  what the step computed is added to it; null for none
+/// @param on_progress  called after each micro-batch: responses learnt from, of all passes
 UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
-                          StepDump* dump = nullptr);
+                          StepDump* dump = nullptr, const OnProgress& on_progress = {});
 /// Updates a separate critic.
 UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
-                          StepDump* dump = nullptr);
+                          StepDump* dump = nullptr, const OnProgress& on_progress = {});
 
 }  // namespace tiny_zero

@@ -2,72 +2,91 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
-#include <cstdio>
 
 namespace tiny_zero {
 namespace {
 
 volatile std::sig_atomic_t caught_signal = 0;
 
-std::string duration_text(double seconds) {
-  const auto whole = static_cast<int64_t>(seconds + 0.5);
-  char text[32];
-  std::snprintf(text, sizeof text, "%ld:%02ld", static_cast<long>(whole / 60),
-                static_cast<long>(whole % 60));
+template <class... Values>
+std::string format(const char* form, Values... values) {
+  char text[128];
+  std::snprintf(text, sizeof text, form, values...);
   return text;
 }
 
 }  // namespace
 
-Progress::Progress(int64_t first_step, int64_t num_steps)
-    : first_(first_step),
-      total_(num_steps),
-      done_(first_step),
-      terminal_(isatty(STDOUT_FILENO) == 1) {}
-
-void Progress::clear_bar() const {
-  if (terminal_) std::printf("\r\033[K");
+std::string status_line(const nlohmann::ordered_json& metrics) {
+  const auto seconds = metrics.at("step_s").get<double>();
+  std::string line = format(seconds < 9.95 ? "step %2ld %.1fs" : "step %2ld %.0fs",
+                            metrics.at("step").get<long>(), seconds);
+  for (const auto& [name, form] :
+       {std::pair<std::string, const char*>{"accuracy", " accuracy %.3f"},
+        {"reward_mean", " reward %.2f"},
+        {"response_tokens_mean", " tokens %.0f"},
+        {"kl", " kl %.3f"},
+        {"clip_fraction", " clip %.2f"},
+        {"explained_variance", " ev %.2f"},
+        {"truncated_rate", " truncated %.2f"},
+        {"entropy", " entropy %.2f"}}) {
+    const auto& value = metrics.at(name);
+    const bool off = value == 0 && name == "clip_fraction";  // one update a rollout
+    const std::string field = value.is_number() && !off ? format(form, value.get<double>()) : "";
+    if (line.size() + field.size() <= 80) line += field;
+  }
+  return line;
 }
 
-void Progress::finish(const std::string& line) {
-  clear_bar();
-  std::printf("%s\n", line.c_str());
+std::string bar_line(int64_t done, int64_t total, double seconds_left, const std::string& phase) {
+  constexpr int64_t kWidth = 20;
+  const int64_t filled = total > 0 ? kWidth * std::min(done, total) / total : kWidth;
+  std::string line = "[" + std::string(filled, '#') + std::string(kWidth - filled, '.') +
+                     format("] %ld/%ld", static_cast<long>(done), static_cast<long>(total));
+  const auto left = static_cast<long>(seconds_left + 0.5);
+  if (left >= 3600)
+    line += format("  %ld:%02ld:%02ld left", left / 3600, left / 60 % 60, left % 60);
+  if (seconds_left >= 0 && left < 3600) line += format("  %ld:%02ld left", left / 60, left % 60);
+  if (!phase.empty()) line += "  " + phase;
+  return line.substr(0, 79);  // a full line would wrap
+}
+
+Progress::Progress(int64_t first, int64_t total, bool wanted)
+    : first_(first), total_(total), done_(first), shown_(wanted && isatty(1) == 1) {}
+
+void Progress::clear() const {
+  if (shown_) std::printf("\r\033[K");
   std::fflush(stdout);
 }
 
-void Progress::show(const nlohmann::ordered_json& metrics) {
-  clear_bar();
-  done_ = metrics.at("step").get<int64_t>() + 1;
-  const auto number = [&](const char* name) {
-    return metrics.at(name).is_number() ? metrics.at(name).get<double>() : 0.0;
+void Progress::show(int64_t done, const std::string& phase) {
+  if (!shown_) return;
+  done_ = done;
+  elapsed_ += watch_.lap();
+  if (elapsed_ < drawn_at_ + 0.1) return;
+  drawn_at_ = elapsed_;
+  const double left = done_ > first_ ? elapsed_ / static_cast<double>(done_ - first_) *
+                                           static_cast<double>(total_ - done_)
+                                     : -1;
+  std::printf("\r\033[K%s", bar_line(done_, total_, left, phase).c_str());
+  std::fflush(stdout);
+}
+
+std::function<void(int64_t, int64_t)> Progress::phase(const std::string& name) {
+  if (!shown_) return {};
+  return [this, name](int64_t part, int64_t parts) {
+    show(done_, name + " " + std::to_string(part) + "/" + std::to_string(parts));
   };
-  std::printf(
-      "step %4ld  reward %.3f  right %.3f  tokens %5.1f  reflects %.2f  truncated %.2f  entropy "
-      "%.2f  "
-      "grad %.2f  "
-      "%5.0f+%-5.0f tok/s  %.1f s\n",
-      static_cast<long>(done_ - 1), number("reward_mean"), number("accuracy"),
-      number("response_tokens_mean"), number("reflection_rate"), number("truncated_rate"),
-      number("entropy"), number("grad_norm"), number("rollout_tokens_per_s"),
-      number("update_tokens_per_s"), number("step_s"));
-  if (metrics.contains("skipped")) {
-    std::printf(
-        "  update skipped: the %s was not finite; the batch is saved in the run's directory\n",
-        metrics.at("skipped").get<std::string>().c_str());
-  }
-  if (terminal_) {
-    const double elapsed =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    const double left =
-        elapsed / static_cast<double>(done_ - first_) * static_cast<double>(total_ - done_);
-    constexpr int64_t kWidth = 40;
-    const int64_t filled = total_ > 0 ? kWidth * done_ / total_ : kWidth;
-    std::printf("[%s%s] %ld/%ld  %s left", std::string(filled, '#').c_str(),
-                std::string(kWidth - filled, '.').c_str(), static_cast<long>(done_),
-                static_cast<long>(total_), duration_text(left).c_str());
-  }
-  std::fflush(stdout);
+}
+
+void Progress::print(const std::string& line, std::FILE* to) {
+  if (line.empty()) return;
+  clear();
+  std::fprintf(to, "%s\n", line.c_str());
+  std::fflush(to);
+  drawn_at_ = -1;  // the next show() draws at once
 }
 
 void catch_signals() {

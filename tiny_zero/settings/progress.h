@@ -1,9 +1,11 @@
 #pragma once
-// What a run shows while it works: one line a step, a bar with the time left on a terminal, and
-// Ctrl-C.
+// What a run shows while it works: one line a step, on a terminal a bar with the time left, and
+// what Ctrl-C does.
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -21,21 +23,36 @@ class Stopwatch {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
+/// A step's line, from the object that goes to metrics.jsonl: at most 80 columns. A figure that the
+/// step does not have, or that no longer fits, is left out.
+std::string status_line(const nlohmann::ordered_json& metrics);
+
+/// "[####....] 12/40  3:20 left  sampling 96/512", less than 80 columns.
+/// @param seconds_left  below 0 if not known yet
+std::string bar_line(int64_t done, int64_t total, double seconds_left, const std::string& phase);
+
+/// A bar below what is printed. Only a terminal shows it; elsewhere just the printed lines appear.
 class Progress {
  public:
-  Progress(int64_t first_step, int64_t num_steps);
-  /// Prints the step's line, from the object that goes to metrics.jsonl, and on a terminal redraws
-  /// the bar.
-  void show(const nlohmann::ordered_json& metrics);
-  /// Removes the bar and prints a last line.
-  void finish(const std::string& line);
+  /// @param first, total  what is done already and the whole work, in any unit
+  /// @param wanted  false draws nothing, for a program whose standard output is its result
+  Progress(int64_t first, int64_t total, bool wanted = true);
+  ~Progress() { clear(); }
+  Progress(const Progress&) = delete;
+  /// Redraws the bar, ten times a second at most.
+  void show(int64_t done, const std::string& phase = "");
+  /// A callback for the parts of one unit of work, which the bar shows as "NAME part/parts"; empty
+  /// where there is no bar.
+  std::function<void(int64_t, int64_t)> phase(const std::string& name);
+  /// Prints a line above the bar; "" prints nothing.
+  void print(const std::string& line, std::FILE* to = stdout);
+  void clear() const;  // removes the bar
 
  private:
-  void clear_bar() const;
-
   int64_t first_, total_, done_;
-  bool terminal_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  bool shown_;
+  double elapsed_ = 0, drawn_at_ = -1;  // seconds
+  Stopwatch watch_;
 };
 
 /// From here on INT (Ctrl-C), TERM and HUP set interrupted(), for verbs that can save; a second one

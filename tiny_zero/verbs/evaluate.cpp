@@ -207,14 +207,18 @@ Json evaluate(const Config& config, const Task& task) {
   const Split split = config.split == "train" ? Split::train : Split::test;
   const std::vector<Problem> problems = distinct_problems(task, split, config.eval_problems);
   const int64_t num_problems = std::ssize(problems);
+  const int64_t k = config.eval_samples;
+  Progress progress(0, num_problems * (k + (config.greedy ? 1 : 0)), config.json != "-");
   const auto run = [&](double temperature, int64_t samples, Stream stream) {
-    Sampler sampler(loaded.model, sampling_options(config, temperature, stream));
+    SamplingOptions options = sampling_options(config, temperature, stream);
+    const int64_t before = stream == Stream::greedy ? num_problems * k : 0;
+    options.on_progress = [&](int64_t done, int64_t) { progress.show(before + done); };
+    Sampler sampler(loaded.model, options);
     Rollout rollout = sampler.sample(loaded.tokenizer, problems, samples, /*call=*/0);
     grade(task, rollout);
     return rollout;
   };
   Stopwatch watch;
-  const int64_t k = config.eval_samples;
   const Rollout sampled = run(config.temperature, k, Stream::evaluation);
   Json report = {{"model", config.model},
                  {"split", config.split},
@@ -252,6 +256,7 @@ Json evaluate(const Config& config, const Task& task) {
       static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
   report["rates"] = all_rates;
   report["seconds"] = watch.lap();
+  progress.clear();
 
   if (config.json != "-") {
     for (const auto& [name, value] : report.items()) {

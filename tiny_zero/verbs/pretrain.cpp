@@ -79,9 +79,9 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     learner->save(path, "model");
     write_text(path / "model" / "tokenizer.json", task.tokenizer_json());
   };
-  std::printf("pretraining %ld parameters on %ld tokens\n",
-              static_cast<long>(learner->model.parameters().numel()),
-              static_cast<long>(config.pretrain_tokens));
+  Progress progress(tokens, config.pretrain_tokens);
+  progress.print("pretraining " + std::to_string(learner->model.parameters().numel()) +
+                 " parameters on " + std::to_string(config.pretrain_tokens) + " tokens");
   Stopwatch watch;
   int64_t timed_tokens = tokens;
   while (tokens < config.pretrain_tokens) {
@@ -105,11 +105,13 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
                              {"lr", learning_rate},
                              {"tokens_per_s", speed}});
       if (update % kShowEvery == 0) {
-        std::printf("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s\n",
-                    static_cast<long>(update), static_cast<long>(tokens), mean_loss, speed);
-        std::fflush(stdout);
+        char line[100];
+        std::snprintf(line, sizeof line, "update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s",
+                      static_cast<long>(update), static_cast<long>(tokens), mean_loss, speed);
+        progress.print(line);
       }
     }
+    progress.show(tokens);
     const bool stop = interrupted();  // asked once, so that what is said is what was done
     if (update % kSaveEvery == 0 || stop) {
       const Json state = {
@@ -117,6 +119,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
       directory.save(update, state, config.keep_checkpoints, save_model);
     }
     if (stop) {
+      progress.clear();
       std::printf(
           "stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
           config.runs_dir.c_str(), config.name.c_str());
@@ -124,7 +127,7 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     }
   }
   save_model(directory.path());
-  std::printf("model in %s\n", (directory.path() / "model").c_str());
+  progress.print("model in " + (directory.path() / "model").string());
 }
 
 }  // namespace tiny_zero
