@@ -86,7 +86,7 @@ function row(name, limit, lines) {
 }
 function complain(text) { print text; failed = 1 }
 BEGIN {
-  part("loop", 1600, "tiny_zero/((trainer|rollout|scoring|advantage|loss|update|step_dump|learner|task)[.]|random[.]h)")
+  part("loop", 1600, "tiny_zero/((trainer|watch|rollout|scoring|advantage|loss|update|step_dump|learner|task)[.]|random[.]h)")
   part("model", 700, "tiny_zero/(model[.]|files/model_config[.]h)")
   part("Countdown", 850, "tasks/(countdown/|last_answer[.]|byte_tokenizer[.])")
   part("around it", 1350, "tiny_zero/(settings/|files/(json|run_directory)[.]|metrics[.]|main[.]cpp)")

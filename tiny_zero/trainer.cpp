@@ -19,7 +19,7 @@ void Trainer::run() {
   SamplingOptions options = sampling_options(config_, config_.temperature);
   options.on_progress = progress.phase("sampling");
   Sampler sampler(policy_->model, options);
-  while (step_ < config_.num_steps && !interrupted()) {
+  while (step_ < config_.num_steps && !interrupted() && watch_.verdict.empty()) {
     Stopwatch watch;
     const Collection collected = collect([&] { return sample_round(sampler); }, config_);
     const Rollout& rollout = collected.rollout;  // (B, T); B = prompts x group-size
@@ -35,10 +35,12 @@ void Trainer::run() {
     log_samples(directory_, step_, rollout, estimate.advantages, config_.samples_per_step);
     ++step_;
     progress.print(status_line(metrics));
+    progress.print(watch_.look(metrics), stderr);
     progress.show(step_);
     if (step_ % config_.save_every == 0) save();
   }
   if (saved_step_ != step_) save();
+  if (!watch_.verdict.empty()) throw std::runtime_error(watch_.verdict);
   progress.print(step_ < config_.num_steps
                      ? "stopped and saved; continue with: tiny_zero train --resume --runs-dir " +
                            config_.runs_dir + " --name " + config_.name
@@ -84,7 +86,7 @@ StepStats Trainer::update(const Collection& collected, const Judgement& judgemen
     reference_ = policy_->model.clone(Head::language_model);  // [iterative GRPO]
     reference_moved_ = true;
   }
-  if (wanted || !stats.skipped().empty()) {
+  if (wanted || (!stats.skipped().empty() && watch_.wants_dump())) {
     dump.add_rollout(collected, judgement, estimate);
     save_dump(dump, /*complete=*/wanted);
   }
@@ -115,6 +117,7 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
     saved_step_ = step_ = state.at("step");
     cursor_ = state.at("cursor");
     wall_s_ = state.at("wall_s");
+    watch_.counts = state.value("watch", watch_.counts);
   } else {
     policy_.emplace(Model::load(start, head, device_), config_);
     if (config_.has_own_critic()) critic_.emplace(policy_->model.clone(Head::value), config_);
@@ -145,7 +148,8 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
 
 void Trainer::save() {
   saved_step_ = step_;
-  const Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
+  Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
+  state["watch"] = watch_.counts;
   directory_.save(step_, state, config_.keep_checkpoints, [&](const fs::path& directory) {
     policy_->save(directory, "model");
     write_side_files(directory / "model", side_files_);

@@ -7,6 +7,7 @@
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/metrics.h"
 #include "tiny_zero/update.h"
+#include "tiny_zero/watch.h"
 
 namespace tiny_zero {
 
@@ -14,7 +15,8 @@ class Trainer {
  public:
   /// Loads the model, or with config.resume the newest checkpoint.
   Trainer(const Config& config, const Settings& settings, const Task& task);
-  /// Runs to the last step, or until Ctrl-C, which saves first.
+  /// Runs to the last step, or until Ctrl-C, and saves.
+  /// @throws std::runtime_error, having saved, if the watch gives the run up
   void run();
 
  private:
@@ -40,6 +42,7 @@ class Trainer {
   bool reference_moved_ = false;            // replaced at least once, so checkpoints must store it
   int64_t step_ = 0, cursor_ = 0;           // the next step; the next training problem
   int64_t saved_step_ = -1;                 // of the newest checkpoint
+  Watch watch_{config_.compares_groups()};  // part of a checkpoint
   double wall_s_ = 0;                       // spent in steps, over all resumptions
 };
 

@@ -30,7 +30,7 @@ int64_t for_each_line(OnError on_error, const std::function<void(const Json&, in
                       std::istream& in = std::cin, const std::string& name = "standard input") {
   std::string line;
   int64_t failed = 0;
-  for (int64_t number = 0; !interrupted() && std::cout;) {  // main() reports a failed output
+  for (int64_t number = 0; std::cout;) {  // main() reports a failed output
     try {
       if (!next_row(in, line, number)) break;
       act(parse_json<Json>(line, ""), number);
