@@ -104,21 +104,6 @@ std::vector<Verb> make_verbs() {
   return verbs;
 }
 
-void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const Verb& verb,
-                  const Config& config, const Settings& settings) {
-  const std::string flag = "--" + setting.name + " has no effect ", need = settings.unmet(setting);
-  const std::string decides = need.substr(0, need.find(' '));
-  std::string others;
-  for (const auto& other : verbs) others += setting.in(other.reads) ? " " + other.name : "";
-  if (!setting.in(verb.reads))
-    throw std::invalid_argument(flag + "in " + verb.name + ", only in" + others + "; leave it out");
-  if (verb.name == "generate" && config.problem < 0 && setting.in(task_sections()))
-    throw std::invalid_argument(flag + "without --problem: a prompt is taken as it is");
-  if (!need.empty())
-    throw std::invalid_argument(flag + "with " + decides + " = " + settings.find(decides).get() +
-                                ": it needs " + need + "; leave it out");
-}
-
 void check_device(const Verb& verb, const Config& config) {
   if (config.device == "cpu" || (verb.name == "plan" && !config.memory.empty())) return;
   const int64_t count = torch::cuda::device_count();

@@ -23,10 +23,6 @@ std::vector<Verb> make_verbs();
 /// Sections of the settings that say what is asked: the task's name, and each task's own.
 std::vector<std::string> task_sections();
 
-/// Throws std::invalid_argument if a setting, given as a flag, changes nothing in this verb.
-void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const Verb& verb,
-                  const Config& config, const Settings& settings);
-
 /// @throws std::invalid_argument if this machine does not have config.device, with what it has. A
 /// `plan` for the memory that gpu-memory names needs no device.
 void check_device(const Verb& verb, const Config& config);
