@@ -22,6 +22,7 @@
 #include <fstream>
 
 #include "tiny_zero/scoring.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/trainer.h"
 #include "tiny_zero/verbs/pretrain.h"
 

@@ -10,6 +10,7 @@
 #include "tasks/math/math.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/rollout.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/verbs/evaluate.h"
 
 using namespace tiny_zero;

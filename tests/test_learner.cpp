@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "tiny_zero/learner.h"
+#include "tiny_zero/settings/config.h"
 
 using namespace tiny_zero;
 using torch::Tensor;

@@ -11,6 +11,7 @@
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/rollout.h"
 #include "tiny_zero/scoring.h"
+#include "tiny_zero/settings/config.h"
 
 using namespace tiny_zero;
 using torch::Tensor;

@@ -5,6 +5,7 @@
 
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/scoring.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/update.h"
 
 using namespace tiny_zero;

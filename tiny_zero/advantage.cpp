@@ -1,6 +1,7 @@
 #include "tiny_zero/advantage.h"
 
 #include "tiny_zero/loss.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 

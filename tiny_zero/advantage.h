@@ -6,7 +6,7 @@
 #include <torch/types.h>
 
 #include "tiny_zero/rollout.h"
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 
 namespace tiny_zero {
 

@@ -7,6 +7,7 @@
 
 #include "tiny_zero/files/safetensors.h"
 #include "tiny_zero/random.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 

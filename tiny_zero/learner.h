@@ -5,7 +5,7 @@
 #include <string>
 
 #include "tiny_zero/model.h"
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 
 namespace tiny_zero {
 

@@ -8,7 +8,7 @@
 #include <map>
 #include <string>
 
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 
 namespace tiny_zero {
 

@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "tiny_zero/files/json.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/verbs/command_line.h"
 

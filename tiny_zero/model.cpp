@@ -6,6 +6,7 @@
 
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/random.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 
@@ -381,6 +382,21 @@ LoadedModel load_model(const Config& config) {
   loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
   loaded.model.set_compute_type(to_dtype(config.compute_type));
   return loaded;
+}
+
+SideFiles read_side_files(const std::filesystem::path& directory) {
+  SideFiles files;
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+        "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
+    if (std::filesystem::exists(directory / name))
+      files[name] = read_text(directory / name, "it belongs to the model");
+  }
+  return files;
+}
+
+void write_side_files(const std::filesystem::path& directory, const SideFiles& files) {
+  for (const auto& [name, text] : files) write_text(directory / name, text);
 }
 
 }  // namespace tiny_zero

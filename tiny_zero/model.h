@@ -148,4 +148,10 @@ std::filesystem::path model_directory(const Config& config);
 /// runs/NAME/checkpoints/step_N/model; "" if no run does.
 std::filesystem::path settings_of_run(const std::filesystem::path& model);
 
+/// Files that are copied from one model directory to the next, by name: the tokenizer's and
+/// generation_config.json.
+using SideFiles = std::map<std::string, std::string>;
+SideFiles read_side_files(const std::filesystem::path& directory);
+void write_side_files(const std::filesystem::path& directory, const SideFiles& files);
+
 }  // namespace tiny_zero

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "tiny_zero/random.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 

@@ -6,6 +6,7 @@
 
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/metrics.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/update.h"
 #include "tiny_zero/watch.h"
 

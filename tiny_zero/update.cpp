@@ -6,6 +6,7 @@
 #include "tiny_zero/loss.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/scoring.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 namespace {

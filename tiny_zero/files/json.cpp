@@ -166,19 +166,4 @@ void Field::may_be(const nlohmann::json& only) const {
   if (!value.is_null()) must_be(only);
 }
 
-SideFiles read_side_files(const fs::path& directory) {
-  SideFiles files;
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
-    if (fs::exists(directory / name))
-      files[name] = read_text(directory / name, "it belongs to the model");
-  }
-  return files;
-}
-
-void write_side_files(const fs::path& directory, const SideFiles& files) {
-  for (const auto& [name, text] : files) write_text(directory / name, text);
-}
-
 }  // namespace tiny_zero

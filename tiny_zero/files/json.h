@@ -1,10 +1,9 @@
 #pragma once
-// Whole files, JSON Lines, fields of a JSON file, and the files beside a model's weights. Whatever
-// other people wrote is opened by open_text() and parsed by parse_json().
+// Whole files, JSON Lines, fields of a JSON file. Whatever other people wrote is opened by
+// open_text() and parsed by parse_json().
 
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -70,11 +69,5 @@ struct Field {
   void must_be(const nlohmann::json& only) const;
   void may_be(const nlohmann::json& only) const;  // or null or absent
 };
-
-/// Files that are copied from one model directory to the next, by name: the tokenizer's and
-/// generation_config.json.
-using SideFiles = std::map<std::string, std::string>;
-SideFiles read_side_files(const std::filesystem::path& directory);
-void write_side_files(const std::filesystem::path& directory, const SideFiles& files);
 
 }  // namespace tiny_zero

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "tiny_zero/files/json.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 namespace {

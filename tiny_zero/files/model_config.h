@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 
 namespace tiny_zero {
 

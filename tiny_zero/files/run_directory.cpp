@@ -6,6 +6,8 @@
 #include <map>
 #include <stdexcept>
 
+#include "tiny_zero/settings/config.h"
+
 namespace tiny_zero {
 namespace {
 

@@ -9,7 +9,8 @@
 #include <functional>
 
 #include "tiny_zero/files/json.h"
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
+#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 

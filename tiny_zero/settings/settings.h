@@ -3,7 +3,6 @@
 // to have an effect. The help text, the recipe reader, the table printed at the start and the copy
 // saved with a run all walk the same list.
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,14 +16,6 @@
 #include <vector>
 
 namespace tiny_zero {
-
-/// An enum's value and what flags and recipes call it. Beside each enum of a setting stands
-///   constexpr auto choices(Enum) { return std::array{Choice{Enum::first, "first"}, ...}; }
-template <class Enum>
-struct Choice {
-  Enum value;
-  const char* name;
-};
 
 struct Setting {
   std::string section;  // heading in --help

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "tiny_zero/random.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/update.h"
 

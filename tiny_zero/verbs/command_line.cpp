@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "tiny_zero/model.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 namespace {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tiny_zero/rollout.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {

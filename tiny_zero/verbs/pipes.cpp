@@ -9,6 +9,7 @@
 
 #include "tiny_zero/files/json.h"
 #include "tiny_zero/scoring.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 namespace {

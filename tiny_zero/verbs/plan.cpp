@@ -9,6 +9,7 @@
 #include <iostream>
 
 #include "tiny_zero/files/run_directory.h"
+#include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/model.h"
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 #include "tiny_zero/task.h"
 
 namespace tiny_zero {

@@ -7,6 +7,7 @@
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/learner.h"
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <sstream>
 
+#include "tiny_zero/settings/config.h"
+
 namespace tiny_zero {
 namespace {
 

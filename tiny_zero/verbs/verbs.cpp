@@ -2,6 +2,7 @@
 
 #include <torch/cuda.h>
 
+#include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/trainer.h"
 #include "tiny_zero/verbs/bench.h"

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/choices.h"
 #include "tiny_zero/task.h"
 
 namespace tiny_zero {
