@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .PHONY: help demo test build bench fuzz mutants format lines clean
 
 packages := g++ make cmake ninja-build ccache mold python3-venv libcxxopts-dev doctest-dev nlohmann-json3-dev \
-            libutf8proc-dev libpcre2-dev gnuplot-nox
+            libutf8proc-dev libpcre2-dev libxxhash-dev gnuplot-nox
 torch_version := 2.11.0
 own_libtorch := .venv/libtorch-$(torch_version)
 LIBTORCH ?= $(CURDIR)/$(own_libtorch)

@@ -12,8 +12,8 @@ namespace tiny_zero {
 
 class Trainer {
  public:
-  /// Loads the model, or with config.resume the newest checkpoint.
-  Trainer(const Config& config, const Settings& settings, const Task& task);
+  /// Loads the model, or with config.resume the directory's checkpoint.
+  Trainer(const Config& config, const Task& task, RunDirectory& directory);
   /// Runs to the last step, or until Ctrl-C, which saves first.
   void run();
 
@@ -32,7 +32,7 @@ class Trainer {
   Config config_;
   const Task& task_;
   torch::Device device_;
-  RunDirectory directory_;
+  RunDirectory& directory_;
   std::unique_ptr<Tokenizer> tokenizer_;
   SideFiles side_files_;  // of the model, for checkpoints
   std::optional<Learner> policy_, critic_;

@@ -192,8 +192,8 @@ namespace {
 
 /// Prints the plan for the model that training starts or goes on from.   @return as show()
 std::string plan_start(const Config& config, const Task& task) {
-  std::filesystem::path model = model_directory(config);
-  if (config.resume) model = RunDirectory(config).newest_checkpoint() / "model";
+  const auto model =
+      config.resume ? newest_checkpoint(run_path(config)) / "model" : model_directory(config);
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   return show(plan_memory(config, task, tokenizer, model));
 }

@@ -19,10 +19,10 @@ std::vector<Verb> make_verbs() {
            "reinforcement learning with a rule reward: PPO or GRPO",
            {"run", "task", "sampling", "algorithm", "advantages", "loss", "critic", "optimiser"},
            [](const Config& config, const Settings& settings, const Task& task) {
+             RunDirectory directory(config, settings);  // refuses before anything is loaded
              config.validate_training();
-             RunDirectory directory(config);  // refuses before anything is loaded
              check_memory(config, task);
-             Trainer(config, settings, task).run();
+             Trainer(config, task, directory).run();
            }},
           {"eval",
            "measure a model on the task's problems",
