@@ -1,6 +1,7 @@
-// A run's directory by itself: its checkpoints, logs and settings, without a model.
+// A run's directory by itself: its lock, checkpoints, logs and settings, without a model.
 
 #include <doctest/doctest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +12,7 @@
 #include <sstream>
 
 #include "tiny_zero/files/run_directory.h"
+#include "tiny_zero/verbs/resume.h"
 
 using namespace tiny_zero;
 
@@ -105,6 +107,26 @@ void flip_bit(const fs::path& path, int64_t position) {
 }
 
 }  // namespace
+
+TEST_CASE("run directory: a second process is refused with the first one's number") {
+  const Place place;
+  const std::string self = "process " + std::to_string(getpid()) + " on ";
+  // Another process takes the lock and dies without a word: nothing is left in the way.
+  if (const pid_t child = fork(); child == 0) {
+    lock_run(place.run());
+    _exit(0);
+  } else {
+    int status = 1;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    REQUIRE(status == 0);
+  }
+  lock_run(place.run());
+  const std::string message = message_of([&] { lock_run(place.run()); });
+  CHECK(contains(message, place.run().string()));
+  CHECK(contains(message, self));
+  CHECK(contains(message, "--name"));
+  lock_run(place.config.runs_dir + "/another");
+}
 
 TEST_CASE("run directory: of two new runs that know of no lock one fails, the other is whole") {
   Place place;

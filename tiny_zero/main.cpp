@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "tiny_zero/settings/progress.h"
+#include "tiny_zero/verbs/resume.h"
 #include "tiny_zero/verbs/verbs.h"
 
 namespace {
@@ -59,9 +60,11 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     }
   };
   apply();
+  const auto run = run_path(config);
+  if (verb.writes_run && (!config.resume || std::filesystem::exists(run))) lock_run(run);
   if (config.resume) {  // the run's own settings come first; flags may still change them, to train
                         // longer for example
-    const auto own = std::filesystem::path(config.runs_dir) / config.name / "settings.conf";
+    const auto own = run / "settings.conf";
     if (!std::filesystem::exists(own)) {
       throw std::invalid_argument(own.parent_path().string() +
                                   " holds no checkpoint to resume; leave --resume out to start it");

@@ -4,6 +4,7 @@
 //   metrics.jsonl   one object per step          samples.jsonl   some responses of each step
 //   checkpoints/step_N/   written under another name and renamed, so that it is always complete;
 //                   its state.json holds the checksums of the other files and the logs' sizes
+//   lock            held by the process that writes the run, and names it
 
 #include <filesystem>
 #include <fstream>

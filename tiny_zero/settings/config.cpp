@@ -196,8 +196,6 @@ void Config::validate() const {
              ", want an even multiple of heads = " + std::to_string(heads));
   demand(heads % kv_heads == 0, "kv-heads is " + std::to_string(kv_heads) +
                                     ", want a divisor of heads = " + std::to_string(heads));
-  demand(!name.empty() && name.find('/') == std::string::npos && name != "." && name != "..",
-         "name is \"" + name + "\", want a plain directory name");
 }
 
 void Config::validate_training() const {

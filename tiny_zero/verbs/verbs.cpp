@@ -14,7 +14,9 @@ std::vector<Verb> make_verbs() {
   return {{"pretrain",
            "make a tiny base model from the task's base text",
            {"run", "task", "shape", "pretraining", "optimiser"},
-           pretrain},
+           pretrain,
+           /*pipe=*/false,
+           /*writes_run=*/true},
           {"train",
            "reinforcement learning with a rule reward: PPO or GRPO",
            {"run", "task", "sampling", "algorithm", "advantages", "loss", "critic", "optimiser"},
@@ -23,7 +25,9 @@ std::vector<Verb> make_verbs() {
              config.validate_training();
              check_memory(config, task);
              Trainer(config, task, directory).run();
-           }},
+           },
+           /*pipe=*/false,
+           /*writes_run=*/true},
           {"eval",
            "measure a model on the task's problems",
            {"run", "task", "sampling", "evaluation"},

@@ -15,7 +15,8 @@ struct Verb {
   std::vector<std::string>
       sections;  // of the settings that it reads; those of the tasks come on top
   std::function<void(const Config&, const Settings&, const Task&)> run;
-  bool pipe = false;  // reads and writes JSON Lines, so nothing else may be printed
+  bool pipe = false;        // reads and writes JSON Lines, so nothing else may be printed
+  bool writes_run = false;  // in RUNS-DIR/NAME, which is locked first
 };
 
 std::vector<Verb> make_verbs();
