@@ -301,6 +301,23 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("run directory: the settings that a resumption changes join settings.conf") {
+  Place place;
+  place.make({3});
+  const fs::path own = place.run() / "settings.conf";
+  const std::string before = read_text(own, "");
+  place.resume().start();
+  CHECK(read_text(own, "") == before);
+  place.config.changes = "group-size = 4  # was 16\n";
+  place.resume().start();
+  CHECK(read_text(own, "") == before + "# from step_3 on\ngroup-size = 4  # was 16\n");
+  Config read;
+  read.settings().read_recipe(own);
+  CHECK(read.group_size == 4);
+  CHECK(names_in(place.run()) ==
+        std::set<std::string>{"settings.conf", "metrics.jsonl", "samples.jsonl", "checkpoints"});
+}
+
 TEST_CASE("run directory: the command that continues a run survives the shell") {
   for (const std::string name :
        {"plain", "two words", "it's", "-x", "$HOME `id` \"q\" \\ * # ; &"}) {

@@ -21,10 +21,11 @@ void print_verbs(const std::vector<Verb>& verbs) {
   std::cout << "\ntiny_zero VERB --help lists a verb's settings.\n";
 }
 
-/// Reads recipe and flags into the settings, flags last. Returns false if --help was asked for,
-/// after printing it.
-bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
-                  const Settings& settings, const std::vector<std::string>& sections) {
+/// Reads recipe and flags into the settings, flags last; with --resume the run's own settings come
+/// before the flags and replace the recipe. Locks the run that the verb writes before it reads it.
+/// Returns false if --help was asked for, after printing it.
+bool read_options(const Verb& verb, int argc, char** argv, Config& config, const Settings& settings,
+                  const std::vector<std::string>& sections) {
   cxxopts::Options options("tiny_zero " + verb.name, verb.help);
   options.set_width(120).allow_unrecognised_options();
   options.add_options()("h,help", "print this text")(
@@ -52,26 +53,11 @@ bool read_options(const Verb& verb, int argc, char** argv, const Config& config,
     throw std::invalid_argument("\"" + unknown +
                                 "\" is not understood; settings are given as --name value");
   }
-  const auto apply = [&](const std::string& only = "") {
-    if (given.count("recipe") > 0) settings.read_recipe(given["recipe"].as<std::string>());
-    for (const auto& argument : given.arguments()) {
-      if (argument.key() == "recipe" || (!only.empty() && argument.key() != only)) continue;
-      settings.find(argument.key()).parse(argument.value());
-    }
-  };
-  apply();
+  if (given.count("recipe") > 0) settings.read_recipe(given["recipe"].as<std::string>());
+  apply_flags(settings, given);
   const auto run = run_path(config);
   if (verb.writes_run && (!config.resume || std::filesystem::exists(run))) lock_run(run);
-  if (config.resume) {  // the run's own settings come first; flags may still change them, to train
-                        // longer for example
-    const auto own = run / "settings.conf";
-    if (!std::filesystem::exists(own)) {
-      throw std::invalid_argument(own.parent_path().string() +
-                                  " holds no checkpoint to resume; leave --resume out to start it");
-    }
-    settings.read_recipe(own);
-    apply();
-  }
+  if (config.resume) read_own_settings(config, settings, given);
   return true;
 }
 

@@ -136,7 +136,9 @@ std::string resume_command(const std::string& verb, const Config& config) {
 }
 
 RunDirectory::RunDirectory(const Config& config, const Settings& settings)
-    : path_(run_path(config)), had_settings_(fs::exists(path_ / "settings.conf")) {
+    : path_(run_path(config)),
+      record_(config.changes),
+      had_settings_(fs::exists(path_ / "settings.conf")) {
   if (config.resume) {
     checkpoint_ = open_newest_checkpoint(path_);
     return;
@@ -153,7 +155,7 @@ RunDirectory::RunDirectory(const Config& config, const Settings& settings)
 }
 
 void RunDirectory::start() {
-  const fs::path own = path_ / "settings.conf";
+  const fs::path own = path_ / "settings.conf", aside = path_ / "settings.conf.partial";
   if (checkpoint_.path.empty()) {
     fs::create_directories(path_ / "checkpoints");
     if (had_settings_) fs::remove(own);  // a start that failed
@@ -163,6 +165,13 @@ void RunDirectory::start() {
     write_text(own, record_);
     for (const char* log : kLogs) fs::remove(path_ / log);
   } else {
+    if (!record_.empty()) {
+      record_ = "# from " + checkpoint_.path.filename().string() + " on\n" + record_;
+      write_text(aside, read_text(own, "it holds the run's settings") + record_);
+      flush_to_disk(aside);
+      fs::rename(aside, own);
+      std::cout << record_ << std::flush;
+    }
     for (const std::string log : kLogs) {
       if (fs::exists(path_ / log))
         fs::resize_file(path_ / log, checkpoint_.log_bytes(log));

@@ -1,6 +1,6 @@
 #pragma once
 // runs/NAME/: the settings, metrics and samples of a run, and its checkpoints.
-//   settings.conf   every setting, readable as a recipe
+//   settings.conf   every setting, readable as a recipe; each resumption appends what it changed
 //   metrics.jsonl   one object per step          samples.jsonl   some responses of each step
 //   checkpoints/step_N/   written under another name and renamed, so that it is always complete;
 //                   its state.json holds the checksums of the other files and the logs' sizes
@@ -46,7 +46,7 @@ class RunDirectory {
   /// The checkpoint to resume from, verified.
   const Checkpoint& checkpoint() const { return checkpoint_; }
   /// Creates a new run's files, or truncates an old one's logs to what they were at the checkpoint
-  /// To be called when all that can fail at startup has not.
+  /// and records the changed settings. To be called when all that can fail at startup has not.
   void start();
 
   void log_metrics(const Json& line) { append(metrics_, line); }
@@ -69,7 +69,7 @@ class RunDirectory {
 
   std::filesystem::path path_;
   Checkpoint checkpoint_;
-  std::string record_;  // lines for settings.conf
+  std::string record_;  // lines for settings.conf: of a new run all, else what changed
   bool had_settings_;   // when this began
   std::ofstream metrics_, samples_;
 };

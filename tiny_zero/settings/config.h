@@ -200,6 +200,8 @@ struct Config {
   int64_t prompt_tokens = 16;
   int64_t response_tokens = 96;
 
+  std::string changes;  // no setting: recipe lines of those that --resume changes
+
   /// Whether the advantage estimator needs values V(s); the other predicates follow from it.
   bool has_critic() const;
   /// Whether the estimator compares a response with others of its group, which then needs two.

@@ -32,8 +32,9 @@ struct Setting {
   std::string allowed;  // "in [0, 1]" or "one of ppo, grpo"
   std::function<std::string()> get;  // current value as text; parse(get()) changes nothing
   std::function<void(const std::string&)>
-      parse;             // throws std::invalid_argument: name, value, what is allowed
-  bool is_flag = false;  // boolean: --name alone means true
+      parse;              // throws std::invalid_argument: name, value, what is allowed
+  bool is_flag = false;   // boolean: --name alone means true
+  bool identity = false;  // another value makes another run: --resume refuses it
 };
 
 /// A list of settings that point into the structs that declared them, which must outlive it.
@@ -41,8 +42,8 @@ class Settings {
  public:
   static constexpr double kAny = std::numeric_limits<double>::infinity();
 
-  /// Starts a section: the settings added next belong to it.
-  Settings& section(const std::string& name);
+  /// Starts a section: the settings added next belong to it, and have its Setting::identity.
+  Settings& section(const std::string& name, bool identity = false);
   Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max,
                 const std::string& help);
   Settings& add(const std::string& name, double& value, double min, double max,
@@ -65,6 +66,10 @@ class Settings {
     return add_choice(name, names, get, set, help);
   }
 
+  /// Marks the setting just added: Setting::identity.
+  Settings& identity();
+
+  /// Appends a task's settings, all of them part of a run's identity.
   void append(const Settings& other);
   /// The setting of this name; throws std::invalid_argument with the nearest known name if there is
   /// none.
@@ -86,6 +91,7 @@ class Settings {
                  bool is_flag = false);
   std::vector<Setting> list_;
   std::string section_;
+  bool section_identity_ = false;
 };
 
 }  // namespace tiny_zero

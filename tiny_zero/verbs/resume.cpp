@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
+#include <iostream>
+#include <map>
 #include <system_error>
 
 namespace tiny_zero {
@@ -29,6 +30,50 @@ void lock_run(const fs::path& run) {
   char host[256] = "";
   gethostname(host, sizeof host - 1);
   if (ftruncate(file, 0) == 0) dprintf(file, "process %d on %s\n", getpid(), host);
+}
+
+void apply_flags(const Settings& settings, const cxxopts::ParseResult& given) {
+  for (const auto& argument : given.arguments()) {
+    if (argument.key() != "recipe") settings.find(argument.key()).parse(argument.value());
+  }
+}
+
+void read_own_settings(Config& config, const Settings& settings,
+                       const cxxopts::ParseResult& given) {
+  const fs::path run = run_path(config), own = run / "settings.conf";
+  newest_checkpoint(run);  // there must be one
+  const Config here = std::exchange(config, Config());
+  settings.read_recipe(own);
+  config.name = here.name;  // the run may have been moved
+  config.runs_dir = here.runs_dir;
+  config.resume = true;
+  std::map<std::string, std::string> before;
+  for (const auto& setting : settings) before[setting.name] = setting.get();
+  if (given.count("recipe") > 0) {
+    const auto recipe = given["recipe"].as<std::string>();
+    settings.read_recipe(recipe);
+    for (const auto& setting : settings) {
+      const std::string& kept = before[setting.name];
+      if (setting.get() != kept && given.count(setting.name) == 0) {
+        std::cerr << "tiny_zero: the run keeps " << setting.name << " = " << kept << "; " << recipe
+                  << " says " << setting.get() << ", and only a flag changes it\n";
+      }
+      setting.parse(kept);
+    }
+  }
+  apply_flags(settings, given);
+  for (const auto& setting : settings) {
+    const std::string now = setting.get(), was = before[setting.name];
+    std::error_code no_file;
+    if (now == was || (setting.identity && fs::equivalent(now, was, no_file))) continue;
+    if (setting.identity) {
+      throw std::invalid_argument(setting.name + " is \"" + was + "\" in " + own.string() + ", \"" +
+                                  now +
+                                  "\" makes another run: take another --name; or, if a file has "
+                                  "only moved, edit that line");
+    }
+    config.changes += setting.name + " = " + now + "  # was " + was + "\n";
+  }
 }
 
 }  // namespace tiny_zero
