@@ -212,7 +212,7 @@ BUGS = {
     ],
     "tiny_zero/files/run_directory.cpp": [
         ("the logs are not cut on --resume [T17]",
-         'fs::resize_file(path_ / log, state.at("log_bytes").at(log));', ";"),
+         'fs::resize_file(path_ / log, checkpoint_.log_bytes(log));', ";"),
     ],
     "tiny_zero/model.cpp": [
         ("log-probs are scored at temperature 1 [T8]",

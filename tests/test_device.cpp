@@ -272,12 +272,11 @@ TEST_CASE(
     for (const std::string& device : {std::string("cpu"), other_device().str()}) {
       config.device = device;
       config.name = (algorithm == Algorithm::ppo ? "ppo_" : "grpo_") + device.substr(0, 3);
-      config.resume = false;
-      config.num_steps = 1;
-      Trainer(config, config.settings(), *task).run();
-      config.resume = true;
-      config.num_steps = 2;
-      Trainer(config, config.settings(), *task).run();
+      for (config.num_steps = 1; config.num_steps <= 2; ++config.num_steps) {
+        config.resume = config.num_steps == 2;
+        RunDirectory directory(config, config.settings());
+        Trainer(config, *task, directory).run();
+      }
       metrics.push_back(metrics_of(place / config.name));
     }
     REQUIRE(metrics[0].size() == 2);

@@ -54,10 +54,11 @@ std::vector<std::string> read_lines(const fs::path& path) {
   return lines;
 }
 
+/// All but `lock`, which names the last process that wanted to write a run.
 Files read_tree(const fs::path& directory) {
   Files files;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (entry.is_regular_file())
+    if (entry.is_regular_file() && entry.path().filename() != "lock")
       files[fs::relative(entry.path(), directory)] = read_file(entry.path());
   }
   return files;
@@ -190,9 +191,25 @@ std::string straight(const std::string& algorithm) {
   return name;
 }
 
-Result resume(const std::string& name, int steps = kSteps) {
+Result resume(const std::string& name, int steps = kSteps, const std::string& more = "") {
   return tiny_zero("train --resume" + (" --runs-dir " + (workplace() / "runs").string()) +
-                   " --name " + name + " --num-steps " + std::to_string(steps));
+                   " --name " + name + " --num-steps " + std::to_string(steps) + " " + more);
+}
+
+/// Steps of the lines of samples.jsonl, 3 of each step unless the settings say otherwise.
+std::vector<int> sampled_steps(const std::string& name) {
+  std::vector<int> steps;
+  for (const auto& line : read_lines(run_path(name) / "samples.jsonl"))
+    steps.push_back(json::parse(line)["step"]);
+  return steps;
+}
+
+/// A run of 10 steps with checkpoints after 5 and 10, made once and copied to this name.
+void make_ten_steps(const std::string& name) {
+  static const Result made = tiny_zero(training("ten", kGrpo, 10));
+  INFO(made.output);
+  REQUIRE(made.code == 0);
+  fs::copy(run_path("ten"), run_path(name), fs::copy_options::recursive);
 }
 
 }  // namespace
@@ -259,6 +276,219 @@ TEST_CASE(
     CHECK(tiny_zero(output.substr(verb, output.find('\n', verb) - verb)).code == 0);
     check_same(name, straight(kGrpo));
   }
+}
+
+TEST_CASE("a run that a process writes is closed to others, which name it, and stays whole") {
+  std::vector<Result> others;
+  std::string output, process;
+  const std::string arguments = training("busy", kGrpo);
+  std::thread intruder([&] {
+    while (!fs::exists(run_path("busy") / "checkpoints" / "step_5"))
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    process = read_file(run_path("busy") / "lock");
+    process = process.substr(0, process.find('\n'));
+    pid_t writer = 0;
+    std::sscanf(process.c_str(), "process %d", &writer);
+    if (writer > 0) kill(writer, SIGSTOP);  // so that it is still there when the others have ended
+    for (const std::string& more : {std::string(), std::string(" --resume")})
+      others.push_back(tiny_zero(arguments + more));
+    others.push_back(tiny_zero("plan --resume --name busy" + common()));  // only reads
+    if (writer > 0) kill(writer, SIGCONT);
+    std::ofstream(workplace() / "asked") << "\n";
+  });
+  stop_at(arguments, workplace() / "asked", 1, SIGTERM, output);
+  intruder.join();
+  REQUIRE(others.size() == 3);
+  REQUIRE(process.starts_with("process "));
+  for (int i = 0; i < 2; ++i) {
+    CAPTURE(others[i].output);
+    CHECK(others[i].code == 1);
+    CHECK(contains(others[i].output, "busy is in use by " + process));
+    CHECK(contains(others[i].output, "--name"));
+  }
+  CAPTURE(others[2].output);
+  CHECK(others[2].code == 0);
+  CHECK(contains(others[2].output, "peak"));
+  CHECK(resume("busy").code == 0);
+  check_same("busy", straight(kGrpo));
+}
+
+TEST_CASE("a run killed before its first checkpoint, or failed at the start, starts afresh") {
+  std::string output;
+  const int status = stop_at(training("early", kGrpo + " --save-every 100"),
+                             run_path("early") / "metrics.jsonl", 2, SIGKILL, output);
+  REQUIRE(WIFSIGNALED(status));
+  const Result resumed = resume("early");
+  CHECK(resumed.code == 1);
+  CHECK(contains(resumed.output, "no checkpoint to resume; leave --resume out to start it afresh"));
+  const Result planned = tiny_zero("plan --resume --name early" + common());
+  CHECK(planned.code == 1);
+  CHECK(contains(planned.output, "no checkpoint to resume"));
+  CHECK(tiny_zero(training("early", kGrpo)).code == 0);
+  check_same("early", straight(kGrpo));
+
+  const Result too_long = tiny_zero(training("failed", "--max-response-tokens 5000", 1));
+  CHECK(too_long.code == 1);
+  CHECK(contains(too_long.output, "max-response-tokens"));
+  CHECK(resume("failed").code == 1);
+  CHECK(tiny_zero(training("failed", "", 1)).code == 0);
+
+  const std::string slow = pretraining("base_killed") + " --pretrain-tokens 4000000";
+  stop_at(slow, run_path("base_killed") / "metrics.jsonl", 1, SIGKILL, output);
+  CHECK(tiny_zero(pretraining("base_killed")).code == 0);
+  base_model();
+  CHECK((read_tree(run_path("base_killed") / "model") == read_tree(run_path("base") / "model")));
+  const Result again = tiny_zero(pretraining("base_killed"));  // it has a model and no checkpoint
+  CHECK(again.code == 1);
+  CHECK(contains(again.output, "another --name"));
+}
+
+TEST_CASE("what a resumption changes is printed, recorded and kept by the next one") {
+  REQUIRE(tiny_zero(training("changed", "", 2)).code == 0);
+  const Result changed =
+      resume("changed", 4, "--samples-per-step 1 --group-size 4 --learning-rate 0.001");
+  CHECK(changed.code == 0);
+  const std::string lines =
+      "# from step_2 on\nsamples-per-step = 1  # was 3\nnum-steps = 4  # was 2\n"
+      "group-size = 4  # was 2\n";
+  CHECK(contains(changed.output, lines));
+  const std::string at = " --runs-dir " + (workplace() / "runs").string() + " --name changed";
+  const std::string recorded = read_file(run_path("changed") / "settings.conf");
+  CHECK(recorded.ends_with(lines));
+  CHECK(tiny_zero("train --resume --num-steps 6" + at).code == 0);
+  CHECK(read_file(run_path("changed") / "settings.conf") ==
+        recorded + "# from step_4 on\nnum-steps = 6  # was 4\n");
+  CHECK(sampled_steps("changed") == std::vector<int>{0, 0, 0, 1, 1, 1, 2, 3, 4, 5});
+
+  // The whole command again, with --resume: its flags count, its recipe does not.
+  const std::string recipe = (workplace() / "other.conf").string();
+  std::ofstream(recipe) << "kl = loss-k2\nsamples-per-step = 9\nnum-steps = 1000\ngamma = 1\n";
+  const Result recipe_too = tiny_zero("train --resume --num-steps 7 --recipe " + recipe + at);
+  CHECK(recipe_too.code == 0);
+  CHECK(contains(recipe_too.output, "keeps samples-per-step = 1; " + recipe + " says 9"));
+  CHECK(contains(recipe_too.output, "keeps kl = none; " + recipe + " says loss-k2"));
+  for (const std::string quiet : {"keeps num-steps", "keeps gamma"})
+    CHECK(!contains(recipe_too.output, quiet));
+  CHECK(sampled_steps("changed").size() == 11);
+  const std::string before = read_file(run_path("changed") / "settings.conf");
+  const Result same =
+      tiny_zero(training("changed", "--resume --group-size 4 --samples-per-step 1", 7));
+  CHECK(same.code == 0);
+  CHECK(!contains(same.output, "keeps "));
+  CHECK(read_file(run_path("changed") / "settings.conf") == before);
+}
+
+TEST_CASE("what would make another run of it is refused on --resume, under a new name it runs") {
+  REQUIRE(tiny_zero(training("same", "", 1)).code == 0);
+  const std::string other = (workplace() / "other_base").string();
+  fs::copy(base_model(), other);
+  const Files before = read_tree(run_path("same"));
+  const std::vector<std::pair<std::string, std::string>> changes{
+      {"--seed 1", "seed is \"0\""},
+      {"--model " + other, "model is \"" + base_model()},
+      {"--task math", "task is"},
+      {"--algorithm ppo", "algorithm is \"grpo\""},
+      {"--countdown-count-max 6", "count-max"}};
+  for (const auto& [change, part] : changes) {
+    CAPTURE(change);
+    const Result refused = resume("same", 2, change);
+    CAPTURE(refused.output);
+    CHECK(refused.code == 1);
+    CHECK(contains(refused.output, part));
+    CHECK(contains(refused.output, "another --name"));
+  }
+  CHECK((read_tree(run_path("same")) == before));
+  const Result accepted = resume("same", 2, "--seed 0 --model " + base_model() + "/../model");
+  CHECK(accepted.code == 0);
+  fs::rename(run_path("same"), run_path("renamed"));  // a name is no part of what a run is
+  CHECK(resume("renamed", 3).code == 0);
+  CHECK(metrics("renamed").size() == 3);
+  CHECK(!fs::exists(run_path("same")));
+}
+
+TEST_CASE(
+    "a flipped bit in the newest checkpoint is found, and the way out that is printed works") {
+  for (const std::string file :
+       {"model/model.safetensors", "model_optimizer.safetensors", "model/tokenizer.json"}) {
+    CAPTURE(file);
+    const std::string name = "flipped_" + std::to_string(file.size());
+    make_ten_steps(name);
+    const fs::path damaged = run_path(name) / "checkpoints" / "step_10" / file;
+    std::string bytes = read_file(damaged);
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 4);
+    std::ofstream(damaged, std::ios::binary) << bytes;
+    const Files before = read_tree(run_path(name));
+    const Result refused = resume(name, 12);
+    CAPTURE(refused.output);
+    CHECK(refused.code == 1);
+    CHECK(contains(refused.output, damaged.string() + " is damaged"));
+    CHECK(contains(refused.output, "step_5 is sound"));
+    CHECK((read_tree(run_path(name)) == before));
+    const size_t command = refused.output.find("mv ");
+    REQUIRE(command != std::string::npos);
+    REQUIRE(std::system(refused.output.substr(command).c_str()) == 0);
+    CHECK(resume(name, 10).code == 0);
+    CHECK((metrics(name) == metrics("ten")));
+    CHECK(fs::exists(run_path(name) / "checkpoints" / "step_10.damaged"));
+  }
+}
+
+TEST_CASE("a log that is shorter than the checkpoint says is refused, a missing one begins anew") {
+  make_ten_steps("cut");
+  const fs::path log = run_path("cut") / "metrics.jsonl",
+                 samples = run_path("cut") / "samples.jsonl";
+  fs::resize_file(log, 0);
+  std::ofstream(samples, std::ios::app) << "{\"step\": 11}\n";
+  const Files before = read_tree(run_path("cut"));
+  const Result refused = resume("cut", 12);
+  CHECK(refused.code == 1);
+  CHECK(contains(refused.output, "metrics.jsonl is shorter than at"));
+  CHECK(contains(refused.output, "move it away"));
+  CHECK((read_tree(run_path("cut")) == before));
+  fs::rename(log, log.string() + ".old");
+  const Result anew = resume("cut", 12);
+  CHECK(anew.code == 0);
+  CHECK(contains(anew.output, "metrics.jsonl is missing"));
+  REQUIRE(metrics("cut").size() == 2);
+  CHECK(metrics("cut")[0]["step"] == 10);
+  CHECK(sampled_steps("cut").size() == 36);
+}
+
+TEST_CASE("a user's own files among the checkpoints survive, and a run goes on past them") {
+  make_ten_steps("visited");
+  const fs::path all = run_path("visited") / "checkpoints";
+  fs::copy(all / "step_5", all / "step_1_keep_this", fs::copy_options::recursive);
+  const Files kept = read_tree(all / "step_1_keep_this");
+  for (const std::string name : {"step_best", "step_15"}) fs::create_directory(all / name);
+  const Result resumed = resume("visited", 22);
+  CAPTURE(resumed.output);
+  CHECK(resumed.code == 0);
+  CHECK(contains(resumed.output, "step_15"));
+  CHECK((read_tree(all / "step_1_keep_this") == kept));
+  CHECK(fs::exists(all / "step_best"));
+  CHECK(fs::is_empty(all / "step_15.kept"));
+  CHECK(fs::exists(all / "step_20"));
+  CHECK(fs::exists(all / "step_22"));
+  for (const std::string old : {"step_5", "step_10", "step_15"}) CHECK(!fs::exists(all / old));
+  const auto all_steps = metrics(straight(kGrpo));
+  CHECK((metrics("visited") == std::vector(all_steps.begin(), all_steps.begin() + 22)));
+}
+
+TEST_CASE("the command that continues a run is printed for the shell, whatever the names") {
+  const fs::path runs = workplace() / "it's in here";
+  const std::string arguments = training("x", "") + " --runs-dir '" +
+                                (workplace() / "it'\\''s in here").string() +
+                                "' --name '$two words'";
+  std::string output;
+  stop_at(arguments, runs / "$two words" / "metrics.jsonl", 2, SIGINT, output);
+  const std::string before = "continue with: ";
+  const size_t command = output.find(before);
+  REQUIRE(command != std::string::npos);
+  const std::string line =
+      output.substr(command + before.size(), output.find('\n', command) - command - before.size());
+  CAPTURE(line);
+  CHECK(std::system((line + " >/dev/null").c_str()) == 0);
+  CHECK(read_lines(runs / "$two words" / "metrics.jsonl").size() == kSteps);
 }
 
 TEST_CASE("pretraining stopped and resumed equals straight pretraining") {
@@ -579,7 +809,7 @@ TEST_CASE(
   CHECK(refused.code == 1);
   const size_t flags = refused.output.find("this would fit:");
   REQUIRE(flags != std::string::npos);
-  CHECK(!fs::exists(run_path("refused")));
+  CHECK(!fs::exists(run_path("refused") / "settings.conf"));
   const std::string remedy =
       refused.output.substr(flags + 15, refused.output.find('\n', flags) - flags - 15);
   CAPTURE(remedy);

@@ -66,6 +66,7 @@ int main(int argc, char** argv) try {
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
+  if (verb->writes_run) catch_signals();
   verb->run(config, settings, *tasks[config.task]);
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     throw std::runtime_error("standard output cannot be written: is the disk full?");

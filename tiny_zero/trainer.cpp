@@ -42,9 +42,8 @@ void Trainer::run() {
   if (saved_step_ != step_) save();
   if (!watch_.verdict.empty()) throw std::runtime_error(watch_.verdict);
   progress.print(step_ < config_.num_steps
-                     ? "stopped and saved; continue with: tiny_zero train --resume --runs-dir " +
-                           config_.runs_dir + " --name " + config_.name
-                     : "model in " + (directory_.newest_checkpoint() / "model").string());
+                     ? "stopped and saved; continue with: " + resume_command("train", config_)
+                     : "model in " + (newest_checkpoint(directory_.path()) / "model").string());
 }
 
 Rollout Trainer::sample_round(Sampler& sampler) {
@@ -102,22 +101,22 @@ void Trainer::save_dump(StepDump& dump, bool complete) const {
   dump.save(directory_.path() / "dump" / file);
 }
 
-Trainer::Trainer(const Config& config, const Settings& settings, const Task& task)
-    : config_(config), task_(task), device_(config.device), directory_(config) {
-  const fs::path checkpoint = config_.resume ? directory_.newest_checkpoint() : fs::path();
-  const fs::path start = config_.resume ? checkpoint / "model" : fs::path(config_.model);
+Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory)
+    : config_(config), task_(task), device_(config.device), directory_(directory) {
+  const Checkpoint& checkpoint = directory_.checkpoint();
+  const fs::path start = config_.resume ? checkpoint.path / "model" : fs::path(config_.model);
   tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_file(start / "tokenizer.json"));
   side_files_ = read_side_files(start);
   const Head head = config_.has_shared_critic() ? Head::both : Head::language_model;
   if (config_.resume) {
-    policy_ = Learner::load(checkpoint, "model", head, device_, config_);
+    constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+    policy_ = Learner::load(checkpoint.path, "model", head, device_, config_);
     if (config_.has_own_critic())
-      critic_ = Learner::load(checkpoint, "critic", Head::value, device_, config_);
-    const Json state = directory_.restore(checkpoint);
-    saved_step_ = step_ = state.at("step");
-    cursor_ = state.at("cursor");
-    wall_s_ = state.at("wall_s");
-    watch_.counts = state.value("watch", watch_.counts);
+      critic_ = Learner::load(checkpoint.path, "critic", Head::value, device_, config_);
+    saved_step_ = step_ = checkpoint["step"].integer(0, kMany);
+    cursor_ = checkpoint["cursor"].integer(0, kMany);
+    wall_s_ = checkpoint["wall_s"].number();
+    watch_.counts = checkpoint.state.value("watch", watch_.counts);
   } else {
     policy_.emplace(Model::load(start, head, device_), config_);
     if (config_.has_own_critic()) critic_.emplace(policy_->model.clone(Head::value), config_);
@@ -127,11 +126,12 @@ Trainer::Trainer(const Config& config, const Settings& settings, const Task& tas
     }
   }
   if (config_.has_reference()) {
-    reference_moved_ = config_.resume && fs::exists(checkpoint / "reference");
-    reference_ = Model::load(reference_moved_ ? checkpoint / "reference" : fs::path(config_.model),
+    const fs::path moved = checkpoint.path / "reference";
+    reference_moved_ = config_.resume && fs::exists(moved);
+    reference_ = Model::load(reference_moved_ ? moved : fs::path(config_.model),
                              Head::language_model, device_);
   }
-  if (!config_.resume) directory_.create(settings);
+  directory_.start();
   for (Model* model : {&policy_->model, critic_ ? &critic_->model : nullptr,
                        reference_ ? &*reference_ : nullptr}) {
     if (!model) continue;

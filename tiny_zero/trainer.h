@@ -14,8 +14,8 @@ namespace tiny_zero {
 
 class Trainer {
  public:
-  /// Loads the model, or with config.resume the newest checkpoint.
-  Trainer(const Config& config, const Settings& settings, const Task& task);
+  /// Loads the model, or with config.resume the directory's checkpoint.
+  Trainer(const Config& config, const Task& task, RunDirectory& directory);
   /// Runs to the last step, or until Ctrl-C, and saves.
   /// @throws std::runtime_error, having saved, if the watch gives the run up
   void run();
@@ -35,7 +35,7 @@ class Trainer {
   Config config_;
   const Task& task_;
   torch::Device device_;
-  RunDirectory directory_;
+  RunDirectory& directory_;
   std::unique_ptr<Tokenizer> tokenizer_;
   SideFiles side_files_;  // of the model, for checkpoints
   std::optional<Learner> policy_, critic_;

@@ -3,8 +3,19 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <limits>
 #include <map>
-#include <stdexcept>
+#include <optional>
+#include <sstream>
+#include <system_error>
+#define XXH_INLINE_ALL
+#define XXH_VECTOR XXH_SCALAR  // fast enough, and GCC 12 warns of its own AVX-512 intrinsics
+#include <xxhash.h>
 
 #include "tiny_zero/settings/config.h"
 
@@ -13,14 +24,37 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Checkpoints by step.
-std::map<int64_t, fs::path> list_checkpoints(const fs::path& run) {
+constexpr const char* kLogs[] = {"metrics.jsonl", "samples.jsonl"};
+
+void note(const std::string& text) { std::cerr << "tiny_zero: " << text << std::endl; }
+
+std::string quote(const std::string& word) {  // for the shell
+  const auto plain = [](char c) { return std::isalnum(c) || std::strchr("_./:=@%+-", c); };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return word;
+  std::string quoted;
+  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return "'" + quoted + "'";
+}
+
+/// Checkpoints by step. Whatever is not one is not ours either, such as step_best or step_5_copy;
+/// `unreadable` gets a line for each that looks like one and is none.
+std::map<int64_t, fs::path> list_checkpoints(const fs::path& run,
+                                             std::string* unreadable = nullptr) {
   std::map<int64_t, fs::path> found;
   if (!fs::exists(run / "checkpoints")) return found;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints")) {
     const std::string name = entry.path().filename();
-    if (name.starts_with("step_") && name.find('.') == std::string::npos)
-      found[std::stoll(name.substr(5))] = entry.path();
+    const int64_t step =
+        name.starts_with("step_") ? std::strtoll(name.c_str() + 5, nullptr, 10) : -1;
+    if (step < 0 || name != "step_" + std::to_string(step)) continue;
+    try {
+      const Json state = read_json(entry.path() / "state.json", "a checkpoint holds it");
+      if (state.value("step", Json()) != step)
+        throw std::invalid_argument(entry.path().string() + " holds another step");
+      found[step] = entry.path();
+    } catch (const std::exception& error) {
+      if (unreadable) *unreadable += std::string(error.what()) + ": not resumed from\n";
+    }
   }
   return found;
 }
@@ -33,31 +67,133 @@ void flush_to_disk(const fs::path& path) {
   close(file);
 }
 
+/// XXH3 of a file's bytes: it finds flipped bits and missing ends, not forgery.
+std::string checksum(std::istream&& file) {
+  std::vector<char> block(1 << 20);
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  while (file.read(block.data(), std::ssize(block)) || file.gcount() > 0)
+    XXH3_64bits_update(&state, block.data(), static_cast<size_t>(file.gcount()));
+  return file.eof() ? std::to_string(XXH3_64bits_digest(&state)) : "that of no file";
+}
+
+/// Reads a checkpoint.   @throws std::exception if its checksums or the run's logs do not fit it
+Checkpoint open_checkpoint(const fs::path& run, const fs::path& path) {
+  Checkpoint checkpoint{path, read_json(path / "state.json", "a checkpoint holds it")};
+  const auto compare = [&](const fs::path& file, const std::string& found, const Field& wanted) {
+    if (found != wanted.text())
+      throw std::runtime_error(file.string() + " is damaged: its checksum is wrong");
+  };
+  nlohmann::json rest = checkpoint.state;
+  rest.erase("checksum");
+  compare(path / "state.json", checksum(std::istringstream(rest.dump())), checkpoint["checksum"]);
+  for (const auto& [file, wanted] : checkpoint["checksums"].members())
+    compare(path / file, checksum(std::ifstream(path / file, std::ios::binary)), wanted);
+  for (const std::string log : kLogs) {
+    if (fs::exists(run / log) &&
+        static_cast<int64_t>(fs::file_size(run / log)) < checkpoint.log_bytes(log)) {
+      throw std::runtime_error((run / log).string() + " is shorter than at " + path.string() +
+                               ": bring it back, or move it away, and it starts anew");
+    }
+  }
+  return checkpoint;
+}
+
+/// The newest checkpoint; if that is damaged, an error that says which older one is sound.
+Checkpoint open_newest_checkpoint(const fs::path& run) {
+  std::string damage, damaged = checkpoint_to_resume(run), unreadable;
+  auto all = list_checkpoints(run, &unreadable);
+  for (std::cerr << unreadable; !all.empty(); all.erase(--all.end())) {
+    try {
+      const Checkpoint sound = open_checkpoint(run, all.rbegin()->second);
+      if (damage.empty()) return sound;
+      damage += "; " + sound.path.string() + " is sound, and resumed from after: mv " +
+                quote(damaged) + " " + quote(damaged + ".damaged");
+      break;
+    } catch (const std::exception& error) {
+      if (damage.empty()) damage = error.what();
+    }
+  }
+  throw std::runtime_error(damage);
+}
+
 }  // namespace
 
-RunDirectory::RunDirectory(const Config& config) : path_(fs::path(config.runs_dir) / config.name) {
-  if (config.resume && newest_checkpoint().empty()) {
-    throw std::invalid_argument(path_.string() +
-                                " holds no checkpoint to resume; remove it and leave --resume out");
+fs::path run_path(const Config& config) {
+  const std::string& name = config.name;
+  if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..")
+    throw std::invalid_argument("name is \"" + name + "\", want a plain directory name");
+  return fs::path(config.runs_dir) / name;
+}
+
+fs::path newest_checkpoint(const fs::path& run) {
+  const auto all = list_checkpoints(run);
+  return all.empty() ? fs::path() : all.rbegin()->second;
+}
+
+fs::path checkpoint_to_resume(const fs::path& run) {
+  std::string unreadable;
+  const auto all = list_checkpoints(run, &unreadable);
+  if (!all.empty()) return all.rbegin()->second;
+  throw std::invalid_argument(unreadable + run.string() + " holds no checkpoint to resume; " +
+                              (unreadable.empty() ? "leave --resume out to start it afresh"
+                                                  : "mend one, or take another --name"));
+}
+
+std::string resume_command(const std::string& verb, const Config& config) {
+  return quote(program_invocation_name) + " " + verb + " --resume --runs-dir " +
+         quote(config.runs_dir) + " --name " + quote(config.name);
+}
+
+RunDirectory::RunDirectory(const Config& config, const Settings& settings)
+    : path_(run_path(config)),
+      record_(config.changes),
+      had_settings_(fs::exists(path_ / "settings.conf")) {
+  if (config.resume) {
+    checkpoint_ = open_newest_checkpoint(path_);
+    return;
   }
-  if (!config.resume && fs::exists(path_ / "settings.conf")) {
+  std::string unreadable;
+  if (!list_checkpoints(path_, &unreadable).empty())
     throw std::invalid_argument(
         path_.string() + " exists already; --resume continues it, another --name starts a new run");
+  if (!unreadable.empty())
+    throw std::invalid_argument(unreadable + "move that away to start the run afresh");
+  if (fs::exists(path_ / "model"))
+    throw std::invalid_argument(path_.string() +
+                                " holds a finished model; another --name starts a new run");
+  std::ostringstream all;
+  settings.write(all);
+  record_ = all.str();
+}
+
+void RunDirectory::start() {
+  const fs::path own = path_ / "settings.conf", aside = path_ / "settings.conf.partial";
+  if (checkpoint_.path.empty()) {
+    fs::create_directories(path_ / "checkpoints");
+    if (had_settings_) fs::remove(own);  // a start that failed
+    const int file = open(own.c_str(), O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0) throw std::system_error(errno, std::generic_category(), own);
+    close(file);
+    write_text(own, record_);
+    for (const char* log : kLogs) fs::remove(path_ / log);
+  } else {
+    if (!record_.empty()) {
+      record_ = "# from " + checkpoint_.path.filename().string() + " on\n" + record_;
+      write_text(aside, read_text(own, "it holds the run's settings") + record_);
+      flush_to_disk(aside);
+      fs::rename(aside, own);
+      std::cout << record_ << std::flush;
+    }
+    for (const std::string log : kLogs) {
+      if (fs::exists(path_ / log))
+        fs::resize_file(path_ / log, checkpoint_.log_bytes(log));
+      else
+        note((path_ / log).string() + " is missing and starts anew");
+    }
   }
-}
-
-void RunDirectory::create(const Settings& settings) {
-  fs::create_directories(path_ / "checkpoints");
-  std::ofstream file(path_ / "settings.conf");
-  settings.write(file);
-  if (!file.flush())
-    throw std::runtime_error((path_ / "settings.conf").string() + " cannot be written");
-  open_logs(std::ios::trunc);
-}
-
-void RunDirectory::open_logs(std::ios::openmode mode) {
-  metrics_.open(path_ / "metrics.jsonl", mode);
-  samples_.open(path_ / "samples.jsonl", mode);
+  metrics_.open(path_ / kLogs[0], std::ios::app);
+  samples_.open(path_ / kLogs[1], std::ios::app);
   if (!metrics_ || !samples_) {
     throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
   }
@@ -70,40 +206,47 @@ void RunDirectory::append(std::ofstream& file, const Json& line) {
     throw std::runtime_error("metrics.jsonl or samples.jsonl cannot be written: is the disk full?");
 }
 
-void RunDirectory::save(int64_t step, Json state, int64_t keep,
-                        const std::function<void(const fs::path&)>& write) {
-  const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step)),
-                 aside = target.string() + ".partial";
+void RunDirectory::write_whole(const fs::path& target,
+                               const std::function<void(const fs::path&)>& write) {
+  const fs::path aside = target.string() + ".partial";
   fs::remove_all(aside);
   fs::create_directories(aside);
   write(aside);
-  for (const char* log : {"metrics.jsonl", "samples.jsonl"}) {
-    flush_to_disk(path_ / log);
-    state["log_bytes"][log] = fs::file_size(path_ / log);
-  }
-  write_text(aside / "state.json", state.dump(2) + "\n");
   for (const auto& entry : fs::recursive_directory_iterator(aside)) flush_to_disk(entry.path());
+  flush_to_disk(aside);
   fs::remove_all(target);
   fs::rename(aside, target);
-  flush_to_disk(path_ / "checkpoints");
+  flush_to_disk(target.parent_path());
+}
+
+void RunDirectory::save(int64_t step, Json state, int64_t keep,
+                        const std::function<void(const fs::path&)>& write) {
+  const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step));
+  if (fs::path kept = target; fs::exists(target) && !list_checkpoints(path_).contains(step)) {
+    while (fs::exists(kept)) kept += ".kept";  // it is not ours, so not ours to remove
+    fs::rename(target, kept);
+    note(target.string() + " was in the way and is now " + kept.string());
+  }
+  write_whole(target, [&](const fs::path& directory) {
+    write(directory);
+    for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+      if (entry.is_regular_file())
+        state["checksums"][fs::relative(entry.path(), directory)] =
+            checksum(std::ifstream(entry.path(), std::ios::binary));
+    }
+    for (const char* log : kLogs) {
+      flush_to_disk(path_ / log);
+      state["log_bytes"][log] = fs::file_size(path_ / log);
+    }
+    state["checksum"] =
+        checksum(std::istringstream(nlohmann::json(state).dump()));  // sorted by key
+    write_text(directory / "state.json", state.dump(2) + "\n");
+  });
   auto all = list_checkpoints(path_);
   while (static_cast<int64_t>(all.size()) > keep) {
     fs::remove_all(all.begin()->second);
     all.erase(all.begin());
   }
-}
-
-fs::path newest_checkpoint(const fs::path& run) {
-  const auto all = list_checkpoints(run);
-  return all.empty() ? fs::path() : all.rbegin()->second;
-}
-
-Json RunDirectory::restore(const fs::path& checkpoint) {
-  const Json state = read_json(checkpoint / "state.json", "a checkpoint holds it");
-  for (const char* log : {"metrics.jsonl", "samples.jsonl"})
-    fs::resize_file(path_ / log, state.at("log_bytes").at(log));
-  open_logs(std::ios::app);
-  return state;
 }
 
 }  // namespace tiny_zero

@@ -1,8 +1,10 @@
 #pragma once
 // runs/NAME/: the settings, metrics and samples of a run, and its checkpoints.
-//   settings.conf   every setting, readable as a recipe
+//   settings.conf   every setting, readable as a recipe; each resumption appends what it changed
 //   metrics.jsonl   one object per step          samples.jsonl   some responses of each step
-//   checkpoints/step_N/   written under another name and renamed, so that it is always complete
+//   checkpoints/step_N/   written under another name and renamed, so that it is always complete;
+//                   its state.json holds the checksums of the other files and the logs' sizes
+//   lock            held by the process that writes the run, and names it
 
 #include <filesystem>
 #include <fstream>
@@ -10,40 +12,67 @@
 
 #include "tiny_zero/files/json.h"
 #include "tiny_zero/settings/choices.h"
-#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 
-/// The directory of a run's newest complete checkpoint, "" if there is none.
+/// RUNS-DIR/NAME.   @throws std::invalid_argument if NAME is not one directory's name
+std::filesystem::path run_path(const Config& config);
+
+/// The newest checkpoint of a run: step_ and digits, with a readable state.json of that step. Its
+/// other files may still be damaged. "" if there is none.
 std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
+/// The same for --resume.   @throws std::invalid_argument if there is none
+std::filesystem::path checkpoint_to_resume(const std::filesystem::path& run);
+
+/// The command that continues a run, as the shell wants it.
+std::string resume_command(const std::string& verb, const Config& config);
+
+struct Checkpoint {
+  static constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  std::filesystem::path path;  // "" for a new run
+  nlohmann::json state;
+  int64_t log_bytes(const std::string& log) const {  // when it was saved
+    return (*this)["log_bytes"][log].integer(0, kMany);
+  }
+  Field operator[](const std::string& key) const {
+    return Field{state, (path / "state.json").string() + ": "}[key];
+  }
+};
 
 class RunDirectory {
  public:
-  /// Writes nothing yet. Throws std::invalid_argument if a new run would overwrite an old one, or
-  /// if there is nothing to resume.
-  explicit RunDirectory(const Config& config);
-  /// Creates the directory of a new run, after everything that can fail at startup has succeeded.
-  void create(const Settings& settings);
+  /// Writes nothing yet. Throws std::invalid_argument if a new run would overwrite an old one, if
+  /// there is nothing to resume, or if the settings are those of another run (Setting::identity);
+  /// std::runtime_error if the newest checkpoint is damaged or does not fit the logs.
+  RunDirectory(const Config& config, const Settings& settings);
+  /// The checkpoint to resume from, verified.
+  const Checkpoint& checkpoint() const { return checkpoint_; }
+  /// Creates a new run's files, or truncates an old one's logs to what they were at the checkpoint
+  /// and records the changed settings. To be called when all that can fail at startup has not.
+  void start();
 
   void log_metrics(const Json& line) { append(metrics_, line); }
   void log_sample(const Json& line) { append(samples_, line); }
 
+  /// Lets `write` fill the directory `target` under another name, flushes it to the disk and
+  /// renames it, so that it is there as a whole or not at all. Replaces what was there.
+  static void write_whole(const std::filesystem::path& target,
+                          const std::function<void(const std::filesystem::path&)>& write);
   /// Saves a checkpoint and removes all but the newest `keep`.
   /// @param state  what fits into a JSON object   @param write  puts the other files of the run's
   /// state into the directory that it is given
   void save(int64_t step, Json state, int64_t keep,
             const std::function<void(const std::filesystem::path&)>& write);
-  std::filesystem::path newest_checkpoint() const { return tiny_zero::newest_checkpoint(path_); }
-  /// Reads a checkpoint's state and truncates the logs to what they were when it was saved.
-  Json restore(const std::filesystem::path& checkpoint);
 
   const std::filesystem::path& path() const { return path_; }
 
  private:
   static void append(std::ofstream& file, const Json& line);
-  void open_logs(std::ios::openmode mode);
 
   std::filesystem::path path_;
+  Checkpoint checkpoint_;
+  std::string record_;  // lines for settings.conf: of a new run all, else what changed
+  bool had_settings_;   // when this began
   std::ofstream metrics_, samples_;
 };
 

@@ -3,19 +3,11 @@
 // Apart from config.h, which changes with every new setting, so that a header that needs no more
 // than these is spared.
 
-#include <array>
+#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 
 struct Config;  // config.h
-
-/// An enum's value and what flags and recipes call it. Beside each enum of a setting stands
-///   constexpr auto choices(Enum) { return std::array{Choice{Enum::first, "first"}, ...}; }
-template <class Enum>
-struct Choice {
-  Enum value;
-  const char* name;
-};
 
 enum class Algorithm { ppo, grpo };
 constexpr auto choices(Algorithm) {

@@ -15,7 +15,9 @@ Settings Config::settings() {
       .add("runs-dir", runs_dir, "directory of all runs")
       .add("model", model,
            "model directory in Hugging Face layout: config.json, model.safetensors, tokenizer.json")
+      .identity()
       .add("seed", seed, 0, kMany, "the same seed gives the same run, byte for byte, on the CPU")
+      .identity()
       .add("device", device, "cpu, cuda or cuda:N")
       .add("compute-type", compute_type, "type of the matrix products; weights stay float32 [T12]")
       .add("gpu-memory", memory,
@@ -31,8 +33,8 @@ Settings Config::settings() {
            "first steps that are written to dump/ tensor by tensor, for tests/check_step.py")
       .add("show-settings", show_settings,
            "print all settings at the start, not only those that differ from recipe and defaults");
-  list.section("task").add("task", task, "what is asked and how it is graded");
-  list.section("shape")
+  list.section("task", /*identity=*/true).add("task", task, "what is asked and how it is graded");
+  list.section("shape", /*identity=*/true)
       .add("layers", layers, 1, 1000, "transformer blocks")
       .add("hidden", hidden, 16, kMany, "width of the hidden states")
       .add("heads", heads, 1, 1000, "query heads; hidden / heads is the head size, an even number")
@@ -59,6 +61,7 @@ Settings Config::settings() {
            "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")
       .add("algorithm", algorithm, "where advantages come from: a critic (ppo) or the group (grpo)")
+      .identity()
       .add("num-steps", num_steps, 0, kMany, "steps: sample, grade, update")
       .add("prompts-per-step", prompts_per_step, 1, kMany, "problems per step")
       .add("group-size", group_size, 1, 65536, "responses per problem (G)")
@@ -101,9 +104,11 @@ Settings Config::settings() {
            "steps after which the policy becomes the reference [iterative GRPO]; 0 never");
   list.section("critic")
       .add("critic", critic, "a network of its own, or a second head on the policy's trunk")
+      .identity()
       .add("critic-head", critic_head,
            "start of the value head: zero, uniform(-sqrt 5, sqrt 5) as ORZ's paper says (orz), or "
            "normal with deviation 1 / (hidden + 1) as its code does")
+      .identity()
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of a critic of its own")
       .add("critic-mini-batches", critic_mini_batches, 1, 65536,
            "updates of a critic of its own per epoch")
@@ -214,8 +219,6 @@ void Config::validate() const {
              ", want an even multiple of heads = " + std::to_string(heads));
   demand(heads % kv_heads == 0, "kv-heads is " + std::to_string(kv_heads) +
                                     ", want a divisor of heads = " + std::to_string(heads));
-  demand(!name.empty() && name.find('/') == std::string::npos && name != "." && name != "..",
-         "name is \"" + name + "\", want a plain directory name");
 }
 
 void Config::validate_training() const {

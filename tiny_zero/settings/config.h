@@ -5,7 +5,6 @@
 #include <string>
 
 #include "tiny_zero/settings/choices.h"
-#include "tiny_zero/settings/settings.h"
 
 namespace tiny_zero {
 
@@ -134,6 +133,8 @@ struct Config {
   int64_t bench_vocab = 32;
   int64_t prompt_tokens = 16;
   int64_t response_tokens = 96;
+
+  std::string changes;  // no setting: recipe lines of those that --resume changes
 
   /// Whether the advantage estimator needs values V(s); the other predicates follow from it.
   bool has_critic() const;

@@ -78,16 +78,22 @@ bool Setting::in(const std::vector<std::string>& names) const {
                      [&](const std::string& one) { return one == name || one == section; });
 }
 
-Settings& Settings::section(const std::string& name) {
+Settings& Settings::section(const std::string& name, bool identity) {
   section_ = name;
+  section_identity_ = identity;
+  return *this;
+}
+
+Settings& Settings::identity() {
+  list_.back().identity = true;
   return *this;
 }
 
 Settings& Settings::push(const std::string& name, const std::string& help, std::string allowed,
                          std::function<std::string()> get,
                          std::function<void(const std::string&)> set, bool is_flag) {
-  list_.push_back(
-      {section_, name, help, std::move(allowed), std::move(get), std::move(set), is_flag});
+  list_.push_back({section_, name, help, std::move(allowed), std::move(get), std::move(set),
+                   is_flag, section_identity_});
   return *this;
 }
 
@@ -152,7 +158,7 @@ Settings& Settings::add_choice(const std::string& name, const std::vector<std::s
 }
 
 void Settings::append(const Settings& other) {
-  list_.insert(list_.end(), other.begin(), other.end());
+  for (const auto& setting : other) (list_.push_back(setting), identity());
 }
 
 Settings& Settings::needs(const std::string& condition, const std::vector<std::string>& names) {

@@ -3,6 +3,7 @@
 // to have an effect. The help text, the recipe reader, the table printed at the start and the copy
 // saved with a run all walk the same list.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,6 +18,14 @@
 
 namespace tiny_zero {
 
+/// An enum's value and what flags and recipes call it. Beside each enum of a setting stands
+///   constexpr auto choices(Enum) { return std::array{Choice{Enum::first, "first"}, ...}; }
+template <class Enum>
+struct Choice {
+  Enum value;
+  const char* name;
+};
+
 struct Setting {
   std::string section;  // heading in --help
   std::string name;     // "kl-coef": --kl-coef on the command line, kl-coef in a recipe
@@ -24,8 +33,9 @@ struct Setting {
   std::string allowed;  // "in [0, 1]" or "one of ppo, grpo"
   std::function<std::string()> get;  // current value as text; parse(get()) changes nothing
   std::function<void(const std::string&)>
-      parse;             // throws std::invalid_argument: name, value, what is allowed
-  bool is_flag = false;  // boolean: --name alone means true
+      parse;              // throws std::invalid_argument: name, value, what is allowed
+  bool is_flag = false;   // boolean: --name alone means true
+  bool identity = false;  // another value makes another run: --resume refuses it
   std::vector<std::string> needs = {};  // to have an effect; conditions, see Settings::needs()
 
   /// Whether the list holds the setting's name or its section.
@@ -37,8 +47,8 @@ class Settings {
  public:
   static constexpr double kAny = std::numeric_limits<double>::infinity();
 
-  /// Starts a section: the settings added next belong to it.
-  Settings& section(const std::string& name);
+  /// Starts a section: the settings added next belong to it, and have its Setting::identity.
+  Settings& section(const std::string& name, bool identity = false);
   Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max,
                 const std::string& help);
   Settings& add(const std::string& name, double& value, double min, double max,
@@ -61,6 +71,10 @@ class Settings {
     return add_choice(name, names, get, set, help);
   }
 
+  /// Marks the setting just added: Setting::identity.
+  Settings& identity();
+
+  /// Appends a task's settings, all of them part of a run's identity.
   void append(const Settings& other);
   /// What settings need to have an effect, such as "kl != none" or "epochs > 1 or mini-batches >
   /// 1"; "nothing" is empty text.   @param names  of settings or sections; if empty, all so far
@@ -90,6 +104,7 @@ class Settings {
                  bool is_flag = false);
   std::vector<Setting> list_;
   std::string section_;
+  bool section_identity_ = false;
 };
 
 }  // namespace tiny_zero

@@ -7,6 +7,7 @@
 
 #include "tiny_zero/model.h"
 #include "tiny_zero/settings/config.h"
+#include "tiny_zero/verbs/resume.h"
 
 namespace tiny_zero {
 namespace {
@@ -99,22 +100,13 @@ bool read_command_line(const std::vector<Verb>& verbs, const Verb& verb, int arg
   const auto apply = [&] {
     if (given.count("recipe") > 0)
       in_recipe = settings.read_recipe(source = given["recipe"].as<std::string>());
-    for (const auto& argument : given.arguments()) {
-      if (argument.key() != "recipe") settings.find(argument.key()).parse(argument.value());
-    }
+    apply_flags(settings, given);
   };
   apply();
   config.resume = config.resume && settings.find("resume").in(verb.reads);
-  if (config.resume) {  // the run's own settings come first; flags may still change them, to train
-                        // longer for example
-    const auto own = std::filesystem::path(config.runs_dir) / config.name / "settings.conf";
-    if (!std::filesystem::exists(own)) {
-      throw std::invalid_argument(own.parent_path().string() +
-                                  " holds no checkpoint to resume; leave --resume out to start it");
-    }
-    settings.read_recipe(own);
-    apply();
-  }
+  const auto run = run_path(config);
+  if (verb.writes_run && (!config.resume || std::filesystem::exists(run))) lock_run(run);
+  if (config.resume) read_own_settings(config, settings, given);
   std::ostream& log = verb.pipe || config.json == "-" ? std::cerr : std::cout;
   if (!config.model.empty() && !config.resume && settings.find("model").in(verb.reads)) {
     const auto model = model_directory(config), own = settings_of_run(model);

@@ -191,7 +191,7 @@ std::string show(const MemoryPlan& plan) {
 
 void plan(const Config& config, const Task& task) {
   const auto model =  // that training starts or goes on from
-      config.resume ? RunDirectory(config).newest_checkpoint() / "model" : model_directory(config);
+      config.resume ? checkpoint_to_resume(run_path(config)) / "model" : model_directory(config);
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");
   const std::string too_much = show(plan_memory(config, task, tokenizer, model));
   if (!too_much.empty()) throw std::invalid_argument(too_much);

@@ -55,7 +55,7 @@ Tensor next_token_loss(const Model& model, const TextBatch& batch) {
 void pretrain(const Config& config, const Settings& settings, const Task& task) {
   constexpr int64_t kLogEvery = 20, kShowEvery = 200, kSaveEvery = 1000;  // updates
   const torch::Device device(config.device);
-  RunDirectory directory(config);
+  RunDirectory directory(config, settings);
   const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
   ModelConfig shape =
       ModelConfig::from_settings(config, static_cast<int64_t>(tokenizer.vocab_size()));
@@ -64,18 +64,18 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   double loss_sum = 0;  // since the last line of metrics
   std::optional<Learner> learner;
   if (config.resume) {
-    const auto checkpoint = directory.newest_checkpoint();
-    learner = Learner::load(checkpoint, "model", Head::language_model, device, config);
-    const Json state = directory.restore(checkpoint);
-    update = state.at("step");
-    tokens = state.at("tokens");
-    cursor = state.at("cursor");
-    loss_sum = state.at("loss_sum");
+    constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+    const Checkpoint& checkpoint = directory.checkpoint();
+    learner = Learner::load(checkpoint.path, "model", Head::language_model, device, config);
+    update = checkpoint["step"].integer(0, kMany);
+    tokens = checkpoint["tokens"].integer(0, kMany);
+    cursor = checkpoint["cursor"].integer(0, kMany);
+    loss_sum = checkpoint["loss_sum"].number();
   } else {
     const auto seed = static_cast<uint64_t>(config.seed);
     learner.emplace(Model(shape, Head::language_model, seed, device), config);
-    directory.create(settings);
   }
+  directory.start();
   const auto save_model = [&](const std::filesystem::path& path) {
     learner->save(path, "model");
     write_text(path / "model" / "tokenizer.json", task.tokenizer_json());
@@ -121,13 +121,15 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     }
     if (stop) {
       progress.clear();
-      std::printf(
-          "stopped and saved; continue with: tiny_zero pretrain --resume --runs-dir %s --name %s\n",
-          config.runs_dir.c_str(), config.name.c_str());
+      std::printf("stopped and saved; continue with: %s\n",
+                  resume_command("pretrain", config).c_str());
       return;
     }
   }
-  save_model(directory.path());
+  RunDirectory::write_whole(directory.path() / "model", [&](const std::filesystem::path& path) {
+    learner->model.save(path);
+    write_text(path / "tokenizer.json", task.tokenizer_json());
+  });
   progress.print("model in " + (directory.path() / "model").string());
 }
 

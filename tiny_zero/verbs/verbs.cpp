@@ -28,18 +28,20 @@ std::vector<Verb> make_verbs() {
        "make a tiny base model from the task's base text",
        {"name", "runs-dir", "seed", "device", "resume", "keep-checkpoints", "task", "base text",
         "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay", "max-grad-norm"},
-       [](const Config& config, const Settings& settings, const Task& task) {
-         catch_signals();
-         pretrain(config, settings, task);
-       }},
+       pretrain,
+       /*pipe=*/false,
+       /*like_run=*/false,
+       /*writes_run=*/true},
       {"train", "reinforcement learning with a rule reward: PPO or GRPO", training,
        [](const Config& config, const Settings& settings, const Task& task) {
+         RunDirectory directory(config, settings);  // refuses before anything is loaded
          config.validate_training();
-         catch_signals();
-         RunDirectory directory(config);  // refuses before anything is loaded
          plan(config, task);
-         Trainer(config, settings, task).run();
-       }},
+         Trainer(config, task, directory).run();
+       },
+       /*pipe=*/false,
+       /*like_run=*/false,
+       /*writes_run=*/true},
       {"eval",
        "measure a model on the task's problems",
        {"model", "seed", "device", "compute-type", "task", "sampling", "evaluation"},
@@ -97,7 +99,7 @@ std::vector<Verb> make_verbs() {
        "compare a run's figures before and after, and with those of earlier seeds",
        {"name", "runs-dir", "report"},
        [](const Config& config, const Settings&, const Task&) { report(config); }}};
-  for (auto& [name, help, reads, run, pipe, like_run] : verbs) {
+  for (auto& [name, help, reads, run, pipe, like_run, writes_run] : verbs) {
     if (std::find(reads.begin(), reads.end(), "task") != reads.end())
       for (const auto& section : task_sections()) reads.push_back(section);
     reads.insert(reads.end(), {"threads", "show-settings"});
