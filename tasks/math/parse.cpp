@@ -425,7 +425,9 @@ class Parser {
     do terms.push_back(with_sign(&Parser::product));
     while (is_mark(" + - p m "));
     Node node = collapse(Kind::sum, std::move(terms));
-    return take("choose") ? Node{Kind::call, "binom", {std::move(node), sum()}} : node;
+    if (!take("choose")) return node;
+    Node chosen = sum();  // apart: where this throws in a braced list, GCC 12 cleans up wrongly
+    return {Kind::call, "binom", {std::move(node), std::move(chosen)}};
   }
 
   Node with_sign(Rule part) {
