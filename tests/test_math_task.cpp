@@ -15,6 +15,7 @@
 
 #include "tasks/math/grader.h"
 #include "tasks/math/math.h"
+#include "tiny_zero/files/json.h"
 
 using namespace tiny_zero;
 using namespace tiny_zero::math;
@@ -134,7 +135,7 @@ TEST_CASE("math: a bad line stops with its location, what was found and what was
     }
     CAPTURE(message);
     CHECK(message.find(file.path + ":3: found ") == 0);
-    CHECK(message.find(std::string(line) + ", want ") != std::string::npos);
+    CHECK(message.find(visible(line) + ", want ") != std::string::npos);
   }
   Math task;
   task.options.train_file = "no/such/file";
