@@ -313,9 +313,9 @@ TEST_CASE("--version tells the program's and LibTorch's version and what was bui
 TEST_CASE("--help lists what a verb reads, and one section of it") {
   const std::set<std::string> always{"recipe", "threads", "show-settings"};
   const std::vector<std::pair<std::string, std::set<std::string>>> verbs{
-      {"tokenize", {"model", "decode"}},
-      {"score", {"model", "device", "compute-type", "temperature", "chat"}},
-      {"decontaminate", {"against"}},
+      {"tokenize", {"model", "decode", "on-error"}},
+      {"score", {"model", "device", "compute-type", "temperature", "chat", "on-error"}},
+      {"decontaminate", {"against", "on-error"}},
       {"export", {"model", "output", "export-type"}},
       {"report", {"name", "runs-dir", "expected"}}};
   for (auto [verb, expected] : verbs) {

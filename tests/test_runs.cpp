@@ -292,7 +292,7 @@ TEST_CASE("a run that a process writes is closed to others, which name it, and s
     if (writer > 0) kill(writer, SIGSTOP);  // so that it is still there when the others have ended
     for (const std::string& more : {std::string(), std::string(" --resume")})
       others.push_back(tiny_zero(arguments + more));
-    others.push_back(tiny_zero("plan --resume --name busy" + common()));  // only reads
+    others.push_back(tiny_zero("plan --resume --name busy" + in_runs()));  // only reads
     if (writer > 0) kill(writer, SIGCONT);
     std::ofstream(workplace() / "asked") << "\n";
   });

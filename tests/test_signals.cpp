@@ -116,13 +116,11 @@ class Child {
   bool ended_ = false;
 };
 
-std::string common() {
-  return " --recipe " + kCountdown + "/recipes/demo.conf --threads 1 --show-settings=false" +
-         " --runs-dir " + (workplace() / "runs").string();
-}
+std::string common() { return " --recipe " + kCountdown + "/recipes/demo.conf --threads 1"; }
+std::string in_runs() { return common() + " --runs-dir " + (workplace() / "runs").string(); }
 
 std::string pretraining(const std::string& name, int64_t tokens = 40000) {
-  return TINY_ZERO_BINARY " pretrain" + common() + " --name " + name +
+  return TINY_ZERO_BINARY " pretrain" + in_runs() + " --name " + name +
          " --layers 1 --hidden 32 --heads 2 --kv-heads 2 --ffn 32 --pretrain-tokens " +
          std::to_string(tokens);
 }
@@ -147,7 +145,7 @@ std::string training(const std::string& name, const std::string& more) {
        {"--prompts-per-step 4", "--group-size 2", "--max-response-tokens 16"}) {
     if (!contains(more, small.substr(0, small.find(' ')))) options += " " + small;
   }
-  return on_base("train", options);
+  return TINY_ZERO_BINARY " train" + in_runs() + " --model " + base_model() + " " + options;
 }
 
 std::string resumption(const std::string& name, const std::string& more) {

@@ -11,6 +11,7 @@
 #include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/verbs/command_line.h"
+#include "tiny_zero/verbs/resume.h"
 
 namespace {
 
@@ -66,6 +67,7 @@ int main(int argc, char** argv) try {
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
+  if (verb->writes_run && !config.resume) lock_run(run_path(config));
   if (verb->writes_run) catch_signals();
   verb->run(config, settings, *tasks[config.task]);
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0)

@@ -104,9 +104,11 @@ bool read_command_line(const std::vector<Verb>& verbs, const Verb& verb, int arg
   };
   apply();
   config.resume = config.resume && settings.find("resume").in(verb.reads);
-  const auto run = run_path(config);
-  if (verb.writes_run && (!config.resume || std::filesystem::exists(run))) lock_run(run);
-  if (config.resume) read_own_settings(config, settings, given);
+  if (config.resume) {
+    const auto run = run_path(config);
+    if (verb.writes_run && std::filesystem::exists(run)) lock_run(run);
+    read_own_settings(config, settings, given);
+  }
   std::ostream& log = verb.pipe || config.json == "-" ? std::cerr : std::cout;
   if (!config.model.empty() && !config.resume && settings.find("model").in(verb.reads)) {
     const auto model = model_directory(config), own = settings_of_run(model);
