@@ -136,9 +136,10 @@ def differences(folder, prompts):
     """Number of prompts whose ids, log-probs or greedy responses differ; prints the largest difference."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    options = ["--model", folder, "--max-response-tokens", "180"]
-    sampled = run("generate", *options, lines=[{"prompt": prompt} for prompt in prompts])
-    best = run("generate", *options, "--temperature", "0", lines=[{"prompt": prompt} for prompt in prompts])
+    options = ["--model", folder]
+    sampling = [*options, "--max-response-tokens", "180"]
+    sampled = run("generate", *sampling, lines=[{"prompt": prompt} for prompt in prompts])
+    best = run("generate", *sampling, "--temperature", "0", lines=[{"prompt": prompt} for prompt in prompts])
     scored = run("score", *options, lines=[{"prompt": row["prompt"], "response": row["response"]} for row in sampled])
     failed, largest = 0, 0.0
     for prompt, row, greedy_row, score in zip(prompts, sampled, best, scored, strict=True):
