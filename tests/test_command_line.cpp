@@ -57,8 +57,10 @@ struct Result {
 /// Runs the program in the workplace, with nothing to read unless the arguments say so.
 Result tiny_zero(const std::string& arguments) {
   const std::string files = " >" + workplace() + "/out.txt 2>" + workplace() + "/err.txt";
-  const int status = std::system(
-      ("cd " + workplace() + " && </dev/null " TINY_ZERO_BINARY " " + arguments + files).c_str());
+  const int status =
+      std::system(("cd " + workplace() + " && </dev/null bash -c '" TINY_ZERO_BINARY " " +
+                   arguments + "'" + files)
+                      .c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(workplace() + "/out.txt"),
           read_file(workplace() + "/err.txt")};
 }
@@ -191,6 +193,22 @@ TEST_CASE("a recipe's settings without effect are noted once, those of other ver
   CHECK(json::parse(piped.out)["prompt"] == "use 1");
 }
 
+TEST_CASE("a recipe may be a pipe, and unknown lines of a run's settings do not hide its task") {
+  const std::string run = workplace() + "/odd";
+  std::filesystem::create_directories(run);
+  std::filesystem::copy(base() + "/model", run + "/model",
+                        std::filesystem::copy_options::recursive);
+  write_file("odd/settings.conf", "retired-setting = 1\ncountdown-template = short\n");
+  const std::string recipe = write_file("seven.conf", "max-response-tokens = 7\n");
+  const Result result =
+      tiny_zero("eval --threads 1 --show-settings --eval-problems 2 --model odd --recipe <(cat " +
+                recipe + ")");
+  CAPTURE(result.err);
+  CHECK(result.code == 0);
+  CHECK(contains(result.out, "max-response-tokens = 7\n"));
+  CHECK(contains(result.out, "countdown-template = short\n"));
+}
+
 TEST_CASE("names of papers, one dash and underscores are answered on the command line") {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"--beta 0.1", "kl-coef"},
@@ -205,7 +223,10 @@ TEST_CASE("names of papers, one dash and underscores are answered on the command
       {"-threads=1", "settings take two: --threads=1"},  // has an h, which is no call for help
       {"--kl_coef=1", "\"kl-coef\""},
       {"--learning_rate 1", "\"learning-rate\""},
-      {"--greedy false", "\"false\""}};
+      {"--temp 1", "temperature"},
+      {"--gae-lambda 1", "lambda"},
+      {"demo.conf", "--recipe FILE"},
+      {"--greedy false", "--name=false"}};
   for (const auto& [typed, answer] : cases) {
     const std::string message = refusal((typed[2] == 'g' ? "eval " : "train ") + typed);
     CAPTURE(message);
@@ -213,8 +234,8 @@ TEST_CASE("names of papers, one dash and underscores are answered on the command
   }
   const std::string recipe = write_file("beta.conf", "beta = 0.1\n");
   CHECK(contains(refusal("train --recipe " + recipe), recipe + ":1: "));
-  // A value that begins with a dash follows an equals sign.
-  CHECK(contains(refusal("report --name=-ab"), "runs/-ab/metrics.jsonl"));
+  for (const std::string typed : {"report --name=-ab", "report --name -ab"})  // a value's dash
+    CHECK(contains(refusal(typed), "runs/-ab/metrics.jsonl"));
 }
 
 TEST_CASE("a run, a checkpoint or a model directory: eval asks what the run was trained on") {

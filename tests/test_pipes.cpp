@@ -133,6 +133,25 @@ TEST_CASE("a standard output that is full is an error, whatever the verb") {
   CHECK(fs::exists(path_of("runs/full/checkpoints/step_1")));  // the work was done all the same
 }
 
+TEST_CASE("what is missing in a line, or is no text, is named") {
+  for (const auto& [line, problem] : std::vector<std::pair<std::string, std::string>>{
+           {"[1]", "the line: found an array, want a string"},
+           {R"({"gold": 5, "response": ""})", "gold: found 5, want a string"},
+           {R"({"gold": "1,2=3"})", "candidate: found null, want a string"}}) {
+    const Result result = run_program("grade", line);
+    CAPTURE(result.errors);
+    CHECK(result.code == 1);
+    CHECK(contains(result.errors, "standard input, line 1: " + problem));
+  }
+}
+
+TEST_CASE("help and version on a full output are errors, too") {
+  for (const std::string arguments : {"--version", "--help", "train --help"}) {
+    CAPTURE(arguments);
+    CHECK(run_program(arguments, "", "/dev/full").code == 1);
+  }
+}
+
 TEST_CASE("a pipe whose output is full stops reading") {
   const std::string command = "yes '{\"gold\": \"1,2=3\", \"response\": \"\"}' | timeout 60 " +
                               std::string(TINY_ZERO_BINARY) + " grade >/dev/full 2>" +
@@ -156,6 +175,10 @@ TEST_CASE("eval refuses outputs before it evaluates, and keeps an old file until
       CHECK(!contains(result.errors, empty));  // which would be next
     }
     CHECK(run_program("eval --model " + empty + " --" + option + " " + old).code == 1);
+    const Result both = run_program("eval --model " + empty + " --json " + old + " --responses " +
+                                    (workplace() / "." / "old.json").string());
+    CHECK(both.code == 1);
+    CHECK(contains(both.errors, "json and responses are both"));
     CHECK(read_file(old) == "old");
     const Result full = run_program(evaluation("--" + option + " /dev/full"));
     CHECK(full.code == 1);

@@ -146,6 +146,9 @@ TEST_CASE("the watch warns once of responses that are all truncated and of a col
     CHECK(contains(watch.look(with(step_of(9), changes)), part));
     CHECK(news_of(watch, 30, changes).find_first_not_of('\n') == std::string::npos);
   }
+  Watch falling{false};  // from 3 nats to less than a twentieth
+  CHECK(falling.look(with(step_of(0), {{"entropy", 3.0}, {"accuracy", 0.2}})) == "");
+  CHECK(contains(news_of(falling, 10, {{"entropy", 0.14}, {"accuracy", 0.0}}), "collapsed"));
   Watch watch{false};
   // A policy that is certain and right has learnt its task.
   CHECK(news_of(watch, 30, {{"entropy", 0.0001}, {"accuracy", 0.98}}).find_first_not_of('\n') ==

@@ -191,7 +191,7 @@ TEST_CASE("run directory: any damage of the newest checkpoint is found before an
       {"state.json is damaged", [&](const auto& at) { edit(at / "state.json", "28", "29"); }},
       {"state.json is damaged",
        [&](const auto& at) { edit(at / "state.json", "\"checksums\"", "\"checksumz\""); }},
-      {"state.json: checksum",
+      {"state.json has no checksum",
        [&](const auto& at) { edit(at / "state.json", "\"checksum\"", "\"chequesum\""); }}};
   for (const auto& [what, damage] : damages) {
     Place place;
@@ -304,6 +304,31 @@ TEST_CASE(
     place.config.name = name;
     CHECK(contains(start(), "plain directory name"));
   }
+}
+
+TEST_CASE("run directory: a process whose directory was replaced writes nothing into the new one") {
+  Place place;
+  RunDirectory first(place.config, place.config.settings());
+  first.start();
+  Place::go_on(first, 0, {1});
+  fs::remove_all(place.run());
+  const auto go_on = [&] { Place::go_on(first, 1, {2}); };
+  CHECK(contains(message_of(go_on), "was removed or replaced"));
+  place.make({1});  // somebody else's, under the same name
+  const auto before = read_tree(place.run());
+  CHECK(contains(message_of(go_on), "was removed or replaced"));
+  CHECK((read_tree(place.run()) == before));
+}
+
+TEST_CASE("run directory: a fresh start keeps the logs of a run without checkpoints") {
+  Place place;
+  place.make({3});
+  const std::string log = read_text(place.run() / "metrics.jsonl", "");
+  fs::remove_all(place.run() / "checkpoints");
+  const std::string told = warnings_of([&] { place.make({1}); });
+  CHECK(contains(told, "metrics.jsonl.old"));
+  CHECK(read_text(place.run() / "metrics.jsonl.old", "") == log);
+  CHECK(read_text(place.run() / "metrics.jsonl", "") == "{\"step\":0}\n");
 }
 
 TEST_CASE("run directory: the settings that a resumption changes join settings.conf") {

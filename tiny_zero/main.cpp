@@ -26,9 +26,7 @@ void print_verbs(const std::vector<Verb>& verbs) {
          "tiny_zero --version tells what was built.\n";
 }
 
-}  // namespace
-
-int main(int argc, char** argv) try {
+int run(int argc, char** argv) {
   // Large tensors come and go at every step: keep their pages instead of returning them to the
   // system each time.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
@@ -70,9 +68,16 @@ int main(int argc, char** argv) try {
   if (verb->writes_run && !config.resume) lock_run(run_path(config));
   if (verb->writes_run) catch_signals();
   verb->run(config, settings, *tasks[config.task]);
+  return exit_code();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  const int code = run(argc, argv);
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     throw std::runtime_error("standard output cannot be written: is the disk full?");
-  return exit_code();
+  return code;
 } catch (const c10::Error& error) {
   std::cerr << "tiny_zero: " << visible(error.what_without_backtrace()) << '\n';
   return 1;

@@ -1,5 +1,7 @@
 #include "tiny_zero/watch.h"
 
+#include <algorithm>
+
 namespace tiny_zero {
 
 std::string Watch::look(const Json& metrics) {
@@ -27,14 +29,20 @@ std::string Watch::look(const Json& metrics) {
     news.append("warning: ten steps in a row ").append(text);
   };
   const Json& entropy = metrics.at("entropy");  // null if the update was skipped
-  warn("collapsed", entropy.is_number() && entropy < 0.01 && metrics.at("accuracy") < 0.5,
-       "the entropy was below 0.01 and most answers wrong: the policy has collapsed. Start again "
-       "with a lower learning-rate, or with an entropy-coef or kl");
+  int64_t& start = counts["first_entropy"];     // in millionths of a nat
+  if (entropy.is_number() && start == 0) start = static_cast<int64_t>(1e6 * entropy.get<double>());
+  const double low = std::max(0.01, 0.05e-6 * static_cast<double>(start));
+  warn(
+      "collapsed", entropy.is_number() && entropy < low && metrics.at("accuracy") < 0.5,
+      "the entropy was below a twentieth of the first step's, or 0.01, and most answers wrong: the "
+      "policy has collapsed. Start again with a lower learning-rate, or an entropy-coef or kl");
   warn(
       "equal_groups",
       compares_groups && metrics.at("zero_std_groups") == metrics.at("prompts_sampled"),
       "all groups had equal rewards, which leaves nothing to learn. What usually helps: easier (or "
-      "harder) problems, a larger group-size, a higher max-response-tokens, a format reward");
+      "harder) problems, a larger group-size, a higher max-response-tokens, a format reward; or, "
+      "if "
+      "they once differed, a lower learning-rate");
   warn("truncated", metrics.at("truncated_rate") == 1,
        "every response was truncated. What usually helps: a higher max-response-tokens, a "
        "stop-text, a base model that ends its texts");

@@ -13,6 +13,13 @@ if [[ -n ${QUICK:-} ]]; then
   quick=(--num-steps 4 --save-every 2 --prompts-per-step 8)
 fi
 common=(--recipe "$recipe" --seed "$seed" --device "$device")
+remove() {  # a run, unless a process writes it
+  if [[ -e $1/lock ]] && ! flock -n "$1/lock" true; then
+    echo "$1 is in use by $(<"$1/lock"); wait for it, or take another directory: RUNS=DIR" >&2
+    exit 1
+  fi
+  rm -rf "${1:?}"
+}
 step() { printf '\n== %s\n' "$*"; }
 evaluate() {  # model, stage
   local problems=1024
@@ -23,13 +30,13 @@ evaluate() {  # model, stage
 
 if [[ ! -f $runs/$base/model/config.json ]]; then
   step "1/4  Pre-training the tiny base model: most documents guess, some search (countdown-search-share in $recipe)"
-  rm -rf "${runs:?}/$base"
+  remove "$runs/$base"
   "$program" pretrain "${common[@]}" --runs-dir "$runs" --name "$base" "${small[@]}"
 else
   step "1/4  The base model is there: $runs/$base/model"
 fi
 step "2/4  Training by ${algorithm^^} with a rule reward"
-rm -rf "${runs:?}/$run"
+remove "$runs/$run"
 "$program" train "${common[@]}" --runs-dir "$runs" --name "$run" --algorithm "$algorithm" --model "$runs/$base/model" \
   --keep-checkpoints 1000 "${quick[@]}"
 step "3/4  Evaluating on problems never trained on"

@@ -1,6 +1,7 @@
 #include "tiny_zero/files/run_directory.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -67,6 +68,13 @@ void flush_to_disk(const fs::path& path) {
   close(file);
 }
 
+/// What stays the same when a directory is renamed, and not when another takes its name.
+std::pair<uint64_t, uint64_t> identity_of(const fs::path& directory) {
+  struct stat status {};
+  stat(directory.c_str(), &status);
+  return {status.st_dev, status.st_ino};
+}
+
 /// XXH3 of a file's bytes: it finds flipped bits and missing ends, not forgery.
 std::string checksum(std::istream&& file) {
   std::vector<char> block(1 << 20);
@@ -84,6 +92,10 @@ Checkpoint open_checkpoint(const fs::path& run, const fs::path& path) {
     if (found != wanted.text())
       throw std::runtime_error(file.string() + " is damaged: its checksum is wrong");
   };
+  if (!checkpoint.state.contains("checksum"))
+    throw std::runtime_error((path / "state.json").string() +
+                             " has no checksum, as those of older versions: model/ beside it can " +
+                             "start another run: --model " + quote(path / "model"));
   nlohmann::json rest = checkpoint.state;
   rest.erase("checksum");
   compare(path / "state.json", checksum(std::istringstream(rest.dump())), checkpoint["checksum"]);
@@ -136,8 +148,10 @@ fs::path checkpoint_to_resume(const fs::path& run) {
   const auto all = list_checkpoints(run, &unreadable);
   if (!all.empty()) return all.rbegin()->second;
   throw std::invalid_argument(unreadable + run.string() + " holds no checkpoint to resume; " +
-                              (unreadable.empty() ? "leave --resume out to start it afresh"
-                                                  : "mend one, or take another --name"));
+                              (!unreadable.empty() ? "mend one, or take another --name"
+                               : fs::exists(run / "model")
+                                   ? "it is finished: its model is in model/"
+                                   : "leave --resume out to start it afresh"));
 }
 
 std::string resume_command(const std::string& verb, const Config& config) {
@@ -176,7 +190,12 @@ void RunDirectory::start() {
     if (file < 0) throw std::system_error(errno, std::generic_category(), own);
     close(file);
     write_text(own, record_);
-    for (const char* log : kLogs) fs::remove(path_ / log);
+    for (const char* log : kLogs) {  // of a run whose checkpoints were removed, say
+      std::error_code no_file;
+      if (fs::file_size(path_ / log, no_file) == 0 || no_file) continue;
+      fs::rename(path_ / log, path_ / (std::string(log) + ".old"));
+      note((path_ / log).string() + " of an earlier start is now " + log + ".old");
+    }
   } else {
     if (!record_.empty()) {
       record_ = "# from " + checkpoint_.path.filename().string() + " on\n" + record_;
@@ -192,6 +211,8 @@ void RunDirectory::start() {
         note((path_ / log).string() + " is missing and starts anew");
     }
   }
+  identity_ = identity_of(path_);
+  held_ = fs::directory_iterator(path_);
   metrics_.open(path_ / kLogs[0], std::ios::app);
   samples_.open(path_ / kLogs[1], std::ios::app);
   if (!metrics_ || !samples_) {
@@ -199,7 +220,14 @@ void RunDirectory::start() {
   }
 }
 
-void RunDirectory::append(std::ofstream& file, const Json& line) {
+void RunDirectory::check_still_there() const {
+  if (identity_of(path_) != identity_)
+    throw std::runtime_error(path_.string() +
+                             " was removed or replaced while this process was writing it: stopped");
+}
+
+void RunDirectory::append(std::ofstream& file, const Json& line) const {
+  check_still_there();
   // The model may write bytes that are not UTF-8: the log shows U+FFFD, and the loop goes on.
   file << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   if (!file.flush())
@@ -221,6 +249,7 @@ void RunDirectory::write_whole(const fs::path& target,
 
 void RunDirectory::save(int64_t step, Json state, int64_t keep,
                         const std::function<void(const fs::path&)>& write) {
+  check_still_there();
   const fs::path target = path_ / "checkpoints" / ("step_" + std::to_string(step));
   if (fs::path kept = target; fs::exists(target) && !list_checkpoints(path_).contains(step)) {
     while (fs::exists(kept)) kept += ".kept";  // it is not ours, so not ours to remove

@@ -67,12 +67,16 @@ class RunDirectory {
   const std::filesystem::path& path() const { return path_; }
 
  private:
-  static void append(std::ofstream& file, const Json& line);
+  void append(std::ofstream& file, const Json& line) const;
+  /// @throws std::runtime_error if the directory was removed or replaced since start()
+  void check_still_there() const;
 
   std::filesystem::path path_;
   Checkpoint checkpoint_;
   std::string record_;  // lines for settings.conf: of a new run all, else what changed
   bool had_settings_;   // when this began
+  std::pair<uint64_t, uint64_t> identity_;    // device and inode of the directory...
+  std::filesystem::directory_iterator held_;  // ...which is kept open: no other gets that inode
   std::ofstream metrics_, samples_;
 };
 

@@ -47,7 +47,7 @@ std::string strip(const std::string& text) {
 
 /// Names that papers and other trainers use for what has another name here.
 constexpr std::pair<const char*, const char*> kOtherNames[] = {
-    {" beta kl-beta kl-loss-coef init-kl-coef ", "kl-coef"},
+    {" beta kl-beta kl-weight kl-loss-coef init-kl-coef ", "kl-coef"},
     {" epsilon eps clip clip-range cliprange clip-ratio clip-eps ", "clip-low and clip-high"},
     {" lr actor-lr ", "learning-rate"},
     {" critic-lr ", "critic-learning-rate"},
@@ -55,7 +55,10 @@ constexpr std::pair<const char*, const char*> kOtherNames[] = {
     {" batch-size train-batch-size rollout-batch-size ", "prompts-per-step and group-size"},
     {" mu num-iterations ppo-epochs ", "epochs"},
     {" steps max-steps ", "num-steps"},
-    {" max-tokens max-new-tokens max-completion-length ", "max-response-tokens"}};
+    {" temp ", "temperature"},
+    {" gae-lambda lam ", "lambda"},
+    {" entropy entropy-coeff ", "entropy-coef"},
+    {" max-tokens max-len max-new-tokens max-completion-length ", "max-response-tokens"}};
 
 /// Levenshtein distance, for "did you mean".
 size_t edit_distance(const std::string& a, const std::string& b) {
@@ -201,7 +204,12 @@ const Setting& Settings::find(const std::string& name) const {
 
 std::set<std::string> Settings::read_recipe(const std::filesystem::path& path,
                                             const std::vector<std::string>& only) const {
-  std::ifstream file = open_text(path, "--recipe wants a file of `name = value` lines");
+  std::ifstream file = open_text(path, "want a file of `name = value` lines");
+  return parse_recipe(file, path.string(), only);
+}
+
+std::set<std::string> Settings::parse_recipe(std::istream& file, const std::string& path,
+                                             const std::vector<std::string>& only) const {
   std::set<std::string> names;
   std::string line;
   for (int64_t number = 1; std::getline(file, line); ++number) {
@@ -214,13 +222,15 @@ std::set<std::string> Settings::read_recipe(const std::filesystem::path& path,
       if (equals == std::string::npos) {
         throw std::invalid_argument("found \"" + text + "\", want `name = value  # reason`");
       }
-      const Setting& setting = find(strip(text.substr(0, equals)));
+      const std::string name = strip(text.substr(0, equals));
+      const auto known = [&](const Setting& one) { return one.name == name; };
+      if (!only.empty() && std::none_of(begin(), end(), known)) continue;
+      const Setting& setting = find(name);
       if (!only.empty() && !setting.in(only)) continue;
       setting.parse(strip(text.substr(equals + 1)));
       names.insert(setting.name);
     } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument(path.string() + ":" + std::to_string(number) + ": " +
-                                  error.what());
+      throw std::invalid_argument(path + ":" + std::to_string(number) + ": " + error.what());
     }
   }
   return names;

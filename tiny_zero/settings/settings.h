@@ -84,10 +84,14 @@ class Settings {
   /// The setting of this name. If there is none, throws std::invalid_argument with what papers and
   /// other trainers mean by that name, or with a known name that is near.
   const Setting& find(const std::string& name) const;
-  /// Reads `name = value  # reason` lines; with `only`, those of these settings or sections. Errors
-  /// give the file and line.   @return the names of the settings that were read
+  /// Reads `name = value  # reason` lines; with `only`, those of these settings or sections, and
+  /// names of no setting are passed over. Errors give the file and line.
+  /// @return the names of the settings that were read
   std::set<std::string> read_recipe(const std::filesystem::path& path,
                                     const std::vector<std::string>& only = {}) const;
+  /// The same for text that has been read; `name` is the file's, for errors.
+  std::set<std::string> parse_recipe(std::istream& text, const std::string& name,
+                                     const std::vector<std::string>& only = {}) const;
   /// Writes `name = value` lines, which read_recipe() reads back, of those that are `wanted` or
   /// all.
   void write(std::ostream& out, const std::function<bool(const Setting&)>& wanted = {}) const;

@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cxxopts.hpp>
 #include <iostream>
+#include <sstream>
 
 #include "tiny_zero/model.h"
 #include "tiny_zero/settings/config.h"
@@ -34,8 +35,13 @@ cxxopts::Options declare_options(const Verb& verb, const Settings& settings) {
 /// `-lambda` would be read as -l -a -m ...
 void refuse_one_dash(int argc, char** argv, const Settings& settings) {
   for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    if (word.size() < 3 || word[0] != '-' || !std::isalpha(static_cast<unsigned char>(word[1])))
+    const std::string word = argv[i], before = i > 1 ? argv[i - 1] : "";
+    const bool is_value = before.starts_with("--") && before.find('=') == std::string::npos &&
+                          std::any_of(settings.begin(), settings.end(), [&](const auto& setting) {
+                            return "--" + setting.name == before && !setting.is_flag;
+                          });
+    if (is_value || word.size() < 3 || word[0] != '-' ||
+        !std::isalpha(static_cast<unsigned char>(word[1])))
       continue;
     settings.find(word.substr(1, word.find('=') - 1));  // throws if two dashes would not help
     throw std::invalid_argument("\"" + word + "\" has one dash, settings take two: -" + word);
@@ -45,6 +51,10 @@ void refuse_one_dash(int argc, char** argv, const Settings& settings) {
 void refuse_unknown(const std::vector<std::string>& unmatched, const Settings& settings) {
   for (const auto& unknown : unmatched) {
     const std::string name = unknown.substr(0, unknown.find('='));
+    if (!name.starts_with('-'))
+      throw std::invalid_argument(
+          "\"" + unknown + "\" stands alone; settings are given as --name " +
+          "value, a recipe as --recipe FILE, true or false as --name=false");
     settings.find(name.substr(std::min(name.find_first_not_of('-'), name.size())));  // throws
     throw std::invalid_argument("\"" + unknown +
                                 "\" is not understood; settings are given as --name value");
@@ -97,9 +107,12 @@ bool read_command_line(const std::vector<Verb>& verbs, const Verb& verb, int arg
 
   std::string source = "the defaults";
   std::set<std::string> in_recipe;
+  std::ostringstream recipe;  // read once, as it may be a pipe
+  if (given.count("recipe") > 0)
+    recipe << open_text(source = given["recipe"].as<std::string>(), "--recipe wants it").rdbuf();
   const auto apply = [&] {
-    if (given.count("recipe") > 0)
-      in_recipe = settings.read_recipe(source = given["recipe"].as<std::string>());
+    std::istringstream text(recipe.str());
+    in_recipe = settings.parse_recipe(text, source);
     apply_flags(settings, given);
   };
   apply();

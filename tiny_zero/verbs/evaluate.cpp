@@ -204,6 +204,9 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
 Json evaluate(const Config& config, const Task& task) {
   check_output(config.json == "-" ? "" : config.json);
   check_output(config.responses);
+  if (!config.json.empty() && is_replaced(config.json) &&
+      fs::weakly_canonical(config.json) == fs::weakly_canonical(config.responses))
+    throw std::invalid_argument("json and responses are both " + config.json + ", want two files");
   const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
   const std::vector<Problem> problems = distinct_problems(task, split, config.eval_problems);

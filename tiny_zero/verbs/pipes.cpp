@@ -50,9 +50,15 @@ int64_t for_each_line(OnError on_error, const std::function<void(const Json&, in
   return failed;
 }
 
+/// The text under this key of a line.
+std::string text_of(const Json& line, const char* key) {
+  const nlohmann::json value = line.is_object() ? line.value(key, Json()) : line;
+  return Field{value, line.is_object() ? key : "the line"}.text();
+}
+
 /// The ids under this key of a line.
 Ids read_ids(const Json& line, const char* key) {
-  const nlohmann::json array = line.at(key);
+  const nlohmann::json array = line.is_object() ? line.value(key, Json()) : line;
   Ids ids;
   for (const Field& id : Field{array, key}.elements())
     ids.push_back(id.integer(0, std::numeric_limits<int32_t>::max()));
@@ -93,7 +99,7 @@ void tokenize(const Config& config) {
     if (config.decode) {
       print({{"text", tokenizer.decode(read_ids(line, "ids"))}});
     } else {
-      print({{"ids", tokenizer.encode(line.at("text").get<std::string>())}});
+      print({{"ids", tokenizer.encode(text_of(line, "text"))}});
     }
   });
 }
@@ -102,11 +108,11 @@ void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
   const auto act = [&, &tokenizer = tokenizer, &model = model](const Json& line, int64_t) {
     const bool has_ids = line.contains("prompt_ids");
-    const Ids prompt = has_ids ? read_ids(line, "prompt_ids")
-                               : tokenizer.encode_prompt(chat_prompt(
-                                     config.chat, line.at("prompt").get<std::string>()));
-    const Ids ids = has_ids ? read_ids(line, "response_ids")
-                            : tokenizer.encode(line.at("response").get<std::string>());
+    const Ids prompt =
+        has_ids ? read_ids(line, "prompt_ids")
+                : tokenizer.encode_prompt(chat_prompt(config.chat, text_of(line, "prompt")));
+    const Ids ids =
+        has_ids ? read_ids(line, "response_ids") : tokenizer.encode(text_of(line, "response"));
     const auto length = static_cast<int64_t>(ids.size()),
                all = length + static_cast<int64_t>(prompt.size());
     if (prompt.empty() || ids.empty() || all > model.config().max_positions) {
@@ -161,7 +167,7 @@ void generate(const Config& config, const Task& task) {
     }
   } else {
     for_each_line(config.on_error, [&](const Json& line, int64_t) {
-      const auto prompt = line.at("prompt").get<std::string>();
+      const auto prompt = text_of(line, "prompt");
       const Rollout rollout = sample(as_problem(prompt), config.samples, /*call=*/0);
       for (int64_t i = 0; i < rollout.size(); ++i) {
         const int64_t *ids = rollout.response_ids[i].data_ptr<int64_t>(),
@@ -178,8 +184,8 @@ void generate(const Config& config, const Task& task) {
 void grade_lines(const Config& config, const Task& task) {
   for_each_line(config.on_error, [&](const Json& line, int64_t) {
     const bool whole = line.contains("response");
-    const Problem problem{"", line.at("gold").get<std::string>()};
-    const auto text = line.at(whole ? "response" : "candidate").get<std::string>();
+    const Problem problem{"", text_of(line, "gold")};
+    const auto text = text_of(line, whole ? "response" : "candidate");
     const Grade grade = whole ? task.grade(problem, text, line.value("finished", true))
                               : task.grade_answer(problem, text);
     const std::string extracted = whole ? task.answer(problem, text) : text;
@@ -207,7 +213,7 @@ std::vector<std::string> ten_grams(const std::string& text) {
 
 void decontaminate(const Config& config) {
   const auto text = [](const Json& line) {
-    return line.at(line.contains("problem") ? "problem" : "question");
+    return text_of(line, line.contains("problem") ? "problem" : "question");
   };
   std::ifstream file = open_text(config.against, "against wants the test problems as JSON Lines");
   std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them

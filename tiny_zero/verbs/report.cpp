@@ -127,7 +127,8 @@ void report(const Config& config) {
   curve << "# step accuracy response_tokens reflection, each a mean over " << 2 * radius + 1
         << " steps\n";
   for (size_t i = 0; i < metrics.size(); ++i)
-    curve << i << '\t' << accuracy[i] << '\t' << tokens[i] << '\t' << reflection[i] << '\n';
+    curve << metrics[i].value("step", i) << '\t' << accuracy[i] << '\t' << tokens[i] << '\t'
+          << reflection[i] << '\n';
   write_text(directory / "curve.tsv", curve.str());
   const Json summary = {{"name", config.name},
                         {"steps", metrics.size()},

@@ -17,7 +17,11 @@ namespace tiny_zero {
 namespace fs = std::filesystem;
 
 void lock_run(const fs::path& run) {
-  fs::create_directories(run);
+  std::error_code error;
+  fs::create_directories(run, error);
+  if (error)
+    throw std::runtime_error(run.string() + " cannot be made: " + error.message() +
+                             "; --runs-dir names another place");
   const std::string path = run / "lock";
   const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (file < 0) throw std::system_error(errno, std::generic_category(), path);
