@@ -4,11 +4,14 @@ Every tag such as [GRPO eq. 3] or [T7] in a comment, help text, test name, recip
 its entry in tiny_zero/REFERENCES.md; every test that the file quotes exists (a quotation may stop
 early); every relative link of the documents leads to a file. The coursework names no setting,
 function or row of check_step.py's GRID that is not there, except those that a student is to write.
+Every bug of mutants_list.py still finds the one place where it is planted.
 """
 
 import pathlib
 import re
 import sys
+
+from mutants_list import MUTANTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 REFERENCES = ROOT / "tiny_zero" / "REFERENCES.md"
@@ -71,6 +74,10 @@ rows = re.findall(r"`((?:grpo|ppo) [^`]+)`|--only ([a-z0-9-]+)", text)
 for row in sorted({name or part for name, part in rows}):
     if not re.search(rf'"[^"\n]*{re.escape(row)}[^"\n]*": ("--|""")', everything + text):
         missing.append(f"notebooks/COURSEWORK.md: no row of GRID is called {row}")
+
+for name, file, old, _ in MUTANTS:
+    if (places := (ROOT / file).read_text().count(old)) != 1:
+        missing.append(f"tests/mutants_list.py: {name} stands in {places} places of {file}, want 1")
 
 print("\n".join(missing) or f"{len(sources) + len(DOCUMENTS)} files and {len(tests)} tests agree")
 sys.exit(1 if missing else 0)
