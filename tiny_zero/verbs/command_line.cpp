@@ -87,6 +87,8 @@ void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const 
     throw std::invalid_argument(flag + "in " + verb.name + ", only in" + others + "; leave it out");
   if (verb.name == "generate" && config.problem < 0 && setting.in(task_sections()))
     throw std::invalid_argument(flag + "without --problem: a prompt is taken as it is");
+  if (need.ends_with(" = nothing") || need.ends_with(" = -1"))
+    throw std::invalid_argument(flag + "beside --" + decides + ": leave one of them out");
   if (!need.empty())
     throw std::invalid_argument(flag + "with " + decides + " = " + settings.find(decides).get() +
                                 ": it needs " + need + "; leave it out");
