@@ -156,8 +156,8 @@ TEST_CASE("a saved learner goes on as if it had never stopped [T17]") {
   };
   step(learner, 1);
   step(learner, -0.5);
-  const auto path = std::filesystem::temp_directory_path() /
-                    ("tiny_zero_learner_" + std::to_string(getpid()));
+  const auto path =
+      std::filesystem::temp_directory_path() / ("tiny_zero_learner_" + std::to_string(getpid()));
   learner.save(path, "model");
   Learner loaded = Learner::load(path, "model", Head::language_model, torch::kCPU, config);
   std::filesystem::remove_all(path);
