@@ -208,6 +208,17 @@ TEST_CASE("has_loop: one piece three times in a row, 20 tokens or more") {
   CHECK(!has_loop(longest));
 }
 
+/// evaluate() with its responses in the model's directory, and what it prints kept off the screen.
+static Json evaluate_quietly(Config& config, const Task& task) {
+  config.json = "-";
+  config.responses = config.model + "/responses.jsonl";
+  std::ostringstream printed;
+  std::streambuf* const terminal = std::cout.rdbuf(printed.rdbuf());
+  Json report = evaluate(config, task);
+  std::cout.rdbuf(terminal);
+  return report;
+}
+
 TEST_CASE("evaluate counts the responses with a loop, sampled and greedy apart") {
   const Letters task;
   Config config;
@@ -216,12 +227,7 @@ TEST_CASE("evaluate counts the responses with a loop, sampled and greedy apart")
   config.eval_samples = 2;
   config.max_response_tokens = 40;
   config.temperature = 4;
-  config.json = "-";
-  config.responses = config.model + "/responses.jsonl";
-  std::ostringstream printed;
-  std::streambuf* const terminal = std::cout.rdbuf(printed.rdbuf());
-  const Json report = evaluate(config, task);
-  std::cout.rdbuf(terminal);
+  const Json report = evaluate_quietly(config, task);
   std::ifstream file(config.responses);
   int64_t looped = 0;
   for (std::string line; std::getline(file, line);) {  // a letter is a token
@@ -241,12 +247,7 @@ TEST_CASE("evaluate reports what its responses say: split, accuracy, maj@k, gree
   config.eval_problems = 40;
   config.eval_samples = 8;
   config.max_response_tokens = 2;
-  config.json = "-";
-  config.responses = config.model + "/responses.jsonl";
-  std::ostringstream printed;
-  std::streambuf* const terminal = std::cout.rdbuf(printed.rdbuf());
-  const Json report = evaluate(config, task);
-  std::cout.rdbuf(terminal);
+  const Json report = evaluate_quietly(config, task);
 
   std::ifstream file(config.responses);
   double right = 0, majorities = 0, firsts = 0;

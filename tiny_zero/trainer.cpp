@@ -109,12 +109,11 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
   side_files_ = read_side_files(start);
   const Head head = config_.has_shared_critic() ? Head::both : Head::language_model;
   if (config_.resume) {
-    constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
     policy_ = Learner::load(checkpoint.path, "model", head, device_, config_);
     if (config_.has_own_critic())
       critic_ = Learner::load(checkpoint.path, "critic", Head::value, device_, config_);
-    saved_step_ = step_ = checkpoint["step"].integer(0, kMany);
-    cursor_ = checkpoint["cursor"].integer(0, kMany);
+    saved_step_ = step_ = checkpoint.count("step");
+    cursor_ = checkpoint.count("cursor");
     wall_s_ = checkpoint["wall_s"].number();
     watch_.counts = checkpoint.state.value("watch", watch_.counts);
   } else {

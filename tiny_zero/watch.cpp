@@ -40,9 +40,8 @@ std::string Watch::look(const Json& metrics) {
       "equal_groups",
       compares_groups && metrics.at("zero_std_groups") == metrics.at("prompts_sampled"),
       "all groups had equal rewards, which leaves nothing to learn. What usually helps: easier (or "
-      "harder) problems, a larger group-size, a higher max-response-tokens, a format reward; or, "
-      "if "
-      "they once differed, a lower learning-rate");
+      "harder) problems, a larger group-size, a higher max-response-tokens, a format reward; "
+      "or, if they once differed, a lower learning-rate");
   warn("truncated", metrics.at("truncated_rate") == 1,
        "every response was truncated. What usually helps: a higher max-response-tokens, a "
        "stop-text, a base model that ends its texts");

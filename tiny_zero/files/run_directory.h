@@ -28,11 +28,13 @@ std::filesystem::path checkpoint_to_resume(const std::filesystem::path& run);
 std::string resume_command(const std::string& verb, const Config& config);
 
 struct Checkpoint {
-  static constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
   std::filesystem::path path;  // "" for a new run
   nlohmann::json state;
   int64_t log_bytes(const std::string& log) const {  // when it was saved
-    return (*this)["log_bytes"][log].integer(0, kMany);
+    return (*this)["log_bytes"][log].integer(0, std::numeric_limits<int64_t>::max());
+  }
+  int64_t count(const std::string& key) const {
+    return (*this)[key].integer(0, std::numeric_limits<int64_t>::max());
   }
   Field operator[](const std::string& key) const {
     return Field{state, (path / "state.json").string() + ": "}[key];

@@ -122,7 +122,7 @@ bool read_command_line(const std::vector<Verb>& verbs, const Verb& verb, int arg
   if (config.resume) {
     const auto run = run_path(config);
     if (verb.writes_run && std::filesystem::exists(run)) lock_run(run);
-    read_own_settings(config, settings, given);
+    read_own_settings(config, settings, given, recipe.str());
   }
   std::ostream& log = verb.pipe || config.json == "-" ? std::cerr : std::cout;
   if (!config.model.empty() && !config.resume && settings.find("model").in(verb.reads)) {

@@ -64,12 +64,11 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   double loss_sum = 0;  // since the last line of metrics
   std::optional<Learner> learner;
   if (config.resume) {
-    constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
     const Checkpoint& checkpoint = directory.checkpoint();
     learner = Learner::load(checkpoint.path, "model", Head::language_model, device, config);
-    update = checkpoint["step"].integer(0, kMany);
-    tokens = checkpoint["tokens"].integer(0, kMany);
-    cursor = checkpoint["cursor"].integer(0, kMany);
+    update = checkpoint.count("step");
+    tokens = checkpoint.count("tokens");
+    cursor = checkpoint.count("cursor");
     loss_sum = checkpoint["loss_sum"].number();
   } else {
     const auto seed = static_cast<uint64_t>(config.seed);

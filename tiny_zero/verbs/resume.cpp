@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <iostream>
 #include <map>
+#include <sstream>
 #include <system_error>
 
 #include "tiny_zero/model.h"
@@ -45,8 +46,8 @@ void apply_flags(const Settings& settings, const cxxopts::ParseResult& given) {
   }
 }
 
-void read_own_settings(Config& config, const Settings& settings,
-                       const cxxopts::ParseResult& given) {
+void read_own_settings(Config& config, const Settings& settings, const cxxopts::ParseResult& given,
+                       const std::string& recipe) {
   const fs::path run = run_path(config), own = run / "settings.conf";
   checkpoint_to_resume(run);  // there must be one
   const Config here = std::exchange(config, Config());
@@ -57,12 +58,13 @@ void read_own_settings(Config& config, const Settings& settings,
   std::map<std::string, std::string> before;
   for (const auto& setting : settings) before[setting.name] = setting.get();
   if (given.count("recipe") > 0) {
-    const auto recipe = given["recipe"].as<std::string>();
-    settings.read_recipe(recipe);
+    const auto name = given["recipe"].as<std::string>();
+    std::istringstream text(recipe);
+    settings.parse_recipe(text, name);
     for (const auto& setting : settings) {
       const std::string& kept = before[setting.name];
       if (setting.get() != kept && given.count(setting.name) == 0) {
-        std::cerr << "tiny_zero: the run keeps " << setting.name << " = " << kept << "; " << recipe
+        std::cerr << "tiny_zero: the run keeps " << setting.name << " = " << kept << "; " << name
                   << " says " << setting.get() << ", and only a flag changes it\n";
       }
       setting.parse(kept);

@@ -16,8 +16,9 @@ void apply_flags(const Settings& settings, const cxxopts::ParseResult& given);
 
 /// For --resume, after recipe and flags have said which run: puts the run's own settings, then the
 /// flags into `config`, and what these change into config.changes. A recipe changes nothing; says
-/// on the standard error where it differs.   @throws std::invalid_argument if there is nothing to
-/// resume, or if a flag would make it another run (Setting::identity)
-void read_own_settings(Config& config, const Settings& settings, const cxxopts::ParseResult& given);
+/// on the standard error where `recipe`, its text, differs.   @throws std::invalid_argument if
+/// there is nothing to resume, or if a flag would make it another run (Setting::identity)
+void read_own_settings(Config& config, const Settings& settings, const cxxopts::ParseResult& given,
+                       const std::string& recipe);
 
 }  // namespace tiny_zero
