@@ -12,6 +12,8 @@
 #include <set>
 #include <sstream>
 
+#include "tests/workplace.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -19,34 +21,9 @@ using json = nlohmann::json;
 
 const std::string kRecipes = TEST_DATA_DIR "/../../tasks/countdown/recipes/";
 
-/// A directory of its own for these tests, removed at the end.
-struct Workplace {
-  ~Workplace() { fs::remove_all(path); }
-  fs::path path = [] {
-    std::string name = (fs::temp_directory_path() / "tiny_zero_line_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    return fs::path(name);
-  }();
-};
-
-const std::string& workplace() {
-  static const Workplace place;
-  static const std::string path = place.path.string();
-  return path;
-}
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 std::string write_file(const std::string& name, const std::string& text) {
-  std::ofstream(workplace() + "/" + name) << text;
-  return workplace() + "/" + name;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+  std::ofstream(workplace().string() + "/" + name) << text;
+  return workplace().string() + "/" + name;
 }
 
 struct Result {
@@ -56,13 +33,15 @@ struct Result {
 
 /// Runs the program in the workplace, with nothing to read unless the arguments say so.
 Result tiny_zero(const std::string& arguments) {
-  const std::string files = " >" + workplace() + "/out.txt 2>" + workplace() + "/err.txt";
+  const std::string files =
+      " >" + workplace().string() + "/out.txt 2>" + workplace().string() + "/err.txt";
   const int status =
-      std::system(("cd " + workplace() + " && </dev/null bash -c '" TINY_ZERO_BINARY " " +
+      std::system(("cd " + workplace().string() + " && </dev/null bash -c '" TINY_ZERO_BINARY " " +
                    arguments + "'" + files)
                       .c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(workplace() + "/out.txt"),
-          read_file(workplace() + "/err.txt")};
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+          read_file(workplace().string() + "/out.txt"),
+          read_file(workplace().string() + "/err.txt")};
 }
 
 const std::string kDemo = " --threads 1 --recipe " + kRecipes + "demo.conf";
@@ -75,7 +54,7 @@ const std::string& base() {
                                   " --ffn 32 --pretrain-tokens 20000");
     INFO(made.err);
     REQUIRE(made.code == 0);
-    return workplace() + "/runs/base";
+    return workplace().string() + "/runs/base";
   }();
   return path;
 }
@@ -87,7 +66,7 @@ const std::string& run() {
                                   " --group-size 2 --max-response-tokens 12");
     INFO(made.err);
     REQUIRE(made.code == 0);
-    return workplace() + "/runs/trained";
+    return workplace().string() + "/runs/trained";
   }();
   return path;
 }
@@ -158,7 +137,7 @@ TEST_CASE("a flag without effect is refused with what would give it effect") {
       CHECK(contains(message, part));
     }
   }
-  CHECK(!fs::exists(workplace() + "/runs/vain"));
+  CHECK(!fs::exists(workplace().string() + "/runs/vain"));
   for (const std::string works :
        {" --lambda 0.3 --algorithm ppo", " --kl-coef 5 --kl reward", " --clip-low 0.1 --epochs 2",
         " --truncation-penalty -0.5 --truncated penalise"}) {
@@ -196,7 +175,7 @@ TEST_CASE("a recipe's settings without effect are noted once, those of other ver
 }
 
 TEST_CASE("a recipe may be a pipe, and unknown lines of a run's settings do not hide its task") {
-  const std::string run = workplace() + "/odd";
+  const std::string run = workplace().string() + "/odd";
   std::filesystem::create_directories(run);
   std::filesystem::copy(base() + "/model", run + "/model",
                         std::filesystem::copy_options::recursive);

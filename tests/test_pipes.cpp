@@ -12,6 +12,7 @@
 #include <random>
 #include <sstream>
 
+#include "tests/workplace.h"
 #include "tiny_zero/files/json.h"
 
 using namespace tiny_zero;
@@ -21,33 +22,12 @@ namespace {
 
 const std::string kRecipe = TEST_DATA_DIR "/../../tasks/countdown/recipes/demo.conf";
 
-/// A directory of its own for these tests, removed at the end.
-const fs::path& workplace() {
-  static const struct Workplace {
-    ~Workplace() { fs::remove_all(path); }
-    fs::path path = [] {
-      std::string name = (fs::temp_directory_path() / "tiny_zero_pipes_XXXXXX").string();
-      REQUIRE(mkdtemp(name.data()) != nullptr);
-      return fs::path(name);
-    }();
-  } place;
-  return place.path;
-}
 std::string path_of(const std::string& name) { return (workplace() / name).string(); }
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// Writes a file of this name; its path.
 std::string file(const std::string& name, const std::string& bytes) {
   std::ofstream(workplace() / name, std::ios::binary) << bytes;
   return path_of(name);
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 struct Result {

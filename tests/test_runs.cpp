@@ -16,6 +16,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/workplace.h"
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -26,26 +28,7 @@ const std::string kRecipe = TEST_DATA_DIR "/../../tasks/countdown/recipes/demo.c
 const std::vector<std::string> kTimings{"rollout_tokens_per_s", "update_tokens_per_s", "step_s",
                                         "wall_s", "peak_memory_bytes"};
 
-/// A directory of its own for these tests, removed at the end.
-struct Workplace {
-  ~Workplace() { fs::remove_all(path); }
-  fs::path path = [] {
-    std::string name = (fs::temp_directory_path() / "tiny_zero_runs_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    return fs::path(name);
-  }();
-};
-
-const fs::path& workplace() {
-  static const Workplace place;
-  return place.path;
-}
 fs::path run_path(const std::string& name) { return workplace() / "runs" / name; }
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 std::vector<std::string> read_lines(const fs::path& path) {
   std::istringstream text(read_file(path));
@@ -62,10 +45,6 @@ Files read_tree(const fs::path& directory) {
       files[fs::relative(entry.path(), directory)] = read_file(entry.path());
   }
   return files;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 struct Result {

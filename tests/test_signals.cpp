@@ -19,6 +19,7 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/workplace.h"
 #include "tiny_zero/files/safetensors.h"
 
 namespace {
@@ -29,35 +30,13 @@ using namespace std::chrono_literals;
 
 const std::string kCountdown = TEST_DATA_DIR "/../../tasks/countdown";
 
-struct Workplace {
-  ~Workplace() { fs::remove_all(path); }
-  fs::path path = [] {
-    std::string name = (fs::temp_directory_path() / "tiny_zero_signals_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    return fs::path(name);
-  }();
-};
-
-const fs::path& workplace() {
-  static const Workplace place;
-  return place.path;
-}
 fs::path run_path(const std::string& name) { return workplace() / "runs" / name; }
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 std::vector<json> read_rows(const fs::path& path) {
   std::istringstream text(read_file(path));
   std::vector<json> rows;
   for (std::string line; std::getline(text, line);) rows.push_back(json::parse(line));
   return rows;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 /// A command that runs beside the test, in a process group of its own.
@@ -213,9 +192,9 @@ TEST_CASE("verbs that have nothing to save end at the first signal") {
     eval.send(signal);
     CHECK(eval.killed_by(signal));
 
-    const fs::path pipe = workplace() / ("pipe_" + std::to_string(signal));
+    const std::string pipe = workplace() / ("pipe_" + std::to_string(signal));
     REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-    Child tokenize(on_base("tokenize", "<" + pipe.string()));
+    Child tokenize(on_base("tokenize", "<" + pipe));
     std::ofstream lines(pipe);  // and never closed
     lines << "{\"text\": \"1+2=3\"}" << std::endl;
     tokenize.wait_for([&] { return contains(tokenize.output(), "ids"); });
