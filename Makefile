@@ -94,6 +94,7 @@ BEGIN {
   part("real models' files", 850, "tiny_zero/files/(tokenizer|safetensors|safetensors_header)[.]|tiny_zero/files/model_config[.]cpp")
   part("MATH", 1300, "tasks/math/")
   part("verbs", 1500, "tiny_zero/verbs/")
+  part("further methods", 700, "tiny_zero/methods/|tiny_zero/verbs/sft[.]|tasks/(form_rewards[.]|countdown/steps[.])")
   part("tests", 0, "tests/")
 }
 {
