@@ -124,6 +124,8 @@ const std::string kPpo =
     "--algorithm ppo --critic separate --critic-head orz --lambda 0.9 --mini-batches 2 "
     "--critic-mini-batches 2"
     " --critic-learning-rate 1e-3 --dynamic-sampling --schedule linear";
+const std::string kPrime =
+    "--algorithm prime --prime-learning-rate 1e-3 --epochs 2 --mini-batches 2 --schedule linear";
 
 /// The metrics without what a clock or the system measured.
 std::vector<json> metrics(const std::string& name) {
@@ -158,10 +160,14 @@ void check_same(const std::string& name, const std::string& expected) {
   CHECK(files.size() == wanted.size());
 }
 
+std::string short_name(const std::string& algorithm) {
+  return algorithm == kPpo ? "ppo" : algorithm == kPrime ? "prime" : "grpo";
+}
+
 /// A run without interruption, made once; its name.
 std::string straight(const std::string& algorithm) {
   static std::set<std::string> made;
-  const std::string name = algorithm == kPpo ? "straight_ppo" : "straight_grpo";
+  const std::string name = "straight_" + short_name(algorithm);
   if (made.insert(name).second) {
     const Result result = tiny_zero(training(name, algorithm));
     INFO(result.output);
@@ -204,8 +210,8 @@ TEST_CASE("the same seed gives the same run, byte for byte, and another seed ano
 }
 
 TEST_CASE("a run stopped after 7 steps and resumed equals a straight one [T17]") {
-  for (const std::string& algorithm : {kGrpo, kPpo}) {
-    const std::string name = algorithm == kPpo ? "resumed_ppo" : "resumed_grpo";
+  for (const std::string& algorithm : {kGrpo, kPpo, kPrime}) {
+    const std::string name = "resumed_" + short_name(algorithm);
     // A schedule looks at the last step, so this run must know it: it is stopped, not short.
     std::string output;
     const int status =
@@ -772,7 +778,8 @@ TEST_CASE(
       " --model " + (models / "wide" / "model").string() + in_runs() +
       " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
   for (const std::string more :
-       {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward"}) {
+       {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward",
+        "--algorithm prime"}) {
     CAPTURE(more);
     const std::string name = "plan" + std::to_string(more.size());
     const Result run = tiny_zero("train" + options + " --name " + name + " " + more);

@@ -179,10 +179,13 @@ TEST_CASE("settings: each has an effect where the code reads it, and needs what 
   // The table follows the predicates that the loop itself asks, for each algorithm.
   for (const auto& choice : choices(Algorithm{})) {
     config.algorithm = choice.value;
-    for (const char* name : {"gamma", "lambda", "whiten", "critic", "critic-head"})
+    for (const char* name : {"gamma", "lambda", "critic", "critic-head"})
       CHECK(unmet(name).empty() == config.has_critic());
-    for (const char* name : {"group-std", "group-epsilon", "baseline"})
-      CHECK(unmet(name).empty() == config.compares_groups());
+    for (const char* name : {"group-std", "group-epsilon", "baseline"})  // PRIME has its own
+      CHECK(unmet(name).empty() == (config.compares_groups() && !config.has_prm()));
+    for (const char* name : {"prime-beta", "prime-score"})
+      CHECK(unmet(name).empty() == config.has_prm());
+    CHECK(unmet("whiten").empty() == (config.has_critic() || config.has_prm()));
     for (const auto& network : choices(CriticNetwork{})) {
       config.critic = network.value;
       for (const char* name :
@@ -306,6 +309,10 @@ TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]")
   CHECK(refused([](Config& c) { c.top_p = 0.9; }).starts_with("top-p"));
   CHECK(refused([](Config& c) { c.temperature = 0; }).starts_with("temperature"));
   CHECK(refused([](Config& c) { c.group_size = 1; }).starts_with("group-size"));
+  CHECK(refused([](Config& c) {
+          c.algorithm = Algorithm::prime;
+          c.group_size = 1;
+        }).starts_with("group-size"));
   CHECK(refused([](Config& c) {
           c.algorithm = Algorithm::ppo;
           c.group_size = 1;

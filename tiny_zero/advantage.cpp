@@ -1,6 +1,7 @@
 #include "tiny_zero/advantage.h"
 
 #include "tiny_zero/loss.h"
+#include "tiny_zero/methods/prime.h"
 #include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
@@ -77,7 +78,7 @@ double explained_variance(const Tensor& values, const Tensor& returns, const Ten
 
 Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
                                const Config& config) {
-  const auto& [rewards, loss_mask, ref_log_probs, values] = judgement;
+  const auto& [rewards, loss_mask, ref_log_probs, values, process_rewards] = judgement;
   const Tensor& mask = rollout.mask;
   Tensor log_ratio;  // (B, T), undefined without KL in the reward
   if (config.kl == KlPlacement::reward) log_ratio = kl_k1(rollout.log_probs, ref_log_probs);
@@ -97,6 +98,10 @@ Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgemen
       const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
       const Gae gae = generalized_advantages(per_token, values, mask, config.gamma, config.lambda);
       return {config.whiten ? whiten(gae.advantages, loss_mask) : gae.advantages, gae.returns};
+    }
+    case Algorithm::prime: {
+      const Tensor per_token = prime_advantages(process_rewards, rewards, mask, log_ratio, config);
+      return {config.whiten ? whiten(per_token, loss_mask) : per_token, {}};
     }
   }
   TORCH_CHECK(false, "estimate_advantages: unknown algorithm");

@@ -52,8 +52,9 @@ struct Judgement {
   torch::Tensor rewards;  // (B,) what each response earned
   torch::Tensor
       loss_mask;  // (B, T) bool: the rollout's mask, less what truncated = mask leaves out
-  torch::Tensor ref_log_probs;  // (B, T); undefined without a reference
-  torch::Tensor values;         // (B, T) V(s_t); undefined without a critic
+  torch::Tensor ref_log_probs;         // (B, T); undefined without a reference
+  torch::Tensor values;                // (B, T) V(s_t); undefined without a critic
+  torch::Tensor process_rewards = {};  // (B, T) of each token; undefined without a PRM [PRIME]
 };
 
 struct Advantages {
@@ -61,7 +62,8 @@ struct Advantages {
   torch::Tensor returns;     // (B, T) the critic's target; undefined without a critic
 };
 
-/// The two algorithms differ only here, and in the critic that PPO's estimator needs.
+/// The algorithms differ only here, and in the networks that their estimators need: PPO's critic,
+/// PRIME's process reward model.
 /// With kl = reward, PPO adds the KL penalty to the rewards [GRPO eq. 2]. GRPO subtracts the
 /// penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after normalising: dividing it by
 /// the group's deviation would cancel beta where all rewards are equal [T36].

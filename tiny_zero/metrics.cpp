@@ -41,7 +41,7 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
     line[name] = Json();
   }
   if (stats.skipped().empty()) {
-    for (const UpdateStats* network : {&stats.policy, &stats.critic}) {
+    for (const UpdateStats* network : {&stats.policy, &stats.critic, &stats.prm}) {
       for (const auto& [name, mean] : network->means) line[name] = number_or_null(mean);
     }
     if (stats.policy.updates > 0) {
@@ -57,7 +57,8 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
   if (!stats.skipped().empty()) line["skipped"] = stats.skipped();
   line["rollout_tokens_per_s"] = std::round(static_cast<double>(sampled.tokens) / times.rollout_s);
   line["update_tokens_per_s"] =
-      std::round(static_cast<double>(stats.policy.tokens + stats.critic.tokens) / times.update_s);
+      std::round(static_cast<double>(stats.policy.tokens + stats.critic.tokens + stats.prm.tokens) /
+                 times.update_s);
   line["step_s"] = times.rollout_s + times.update_s;
   line["wall_s"] = times.wall_s;
   line["peak_memory_bytes"] = peak_memory_bytes(device);

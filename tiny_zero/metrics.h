@@ -13,8 +13,9 @@ struct StepTimes {
 };
 
 struct StepStats {
-  UpdateStats policy, critic;
-  const std::string& skipped() const {
+  UpdateStats policy, critic, prm;
+  const std::string& skipped() const {  // the PRM's first: what it spoils spoils the policy's loss
+    if (!prm.skipped.empty()) return prm.skipped;
     return policy.skipped.empty() ? critic.skipped : policy.skipped;
   }
 };

@@ -36,6 +36,7 @@ void StepDump::add_rollout(const Collection& collected, const Judgement& judgeme
   add("loss_mask", judgement.loss_mask);
   add("ref_log_probs", judgement.ref_log_probs);
   add("values", judgement.values);
+  add("process_rewards", judgement.process_rewards);
   add("advantages", estimate.advantages);
   add("returns", estimate.returns);
   add("collected_rewards", collected.sampled_rewards);

@@ -1,5 +1,6 @@
-// The loop of R1-Zero: collect, judge, estimate advantages, update. PPO and GRPO differ only in
-// estimate_advantages(), and in the critic that PPO's estimator needs.
+// The loop of R1-Zero: collect, judge, estimate advantages, update. The algorithms differ only in
+// estimate_advantages(), and in the networks that the estimators need: PPO's critic, PRIME's
+// process reward model.
 //
 // Departures from the papers, each a setting: the loss is a mean over all tokens of the mini-batch
 // [DAPO] rather than per response ([GRPO eq. 3]: aggregation = sequence), and there is no KL unless
@@ -7,6 +8,7 @@
 
 #include "tiny_zero/trainer.h"
 
+#include "tiny_zero/methods/prime.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/progress.h"
 
@@ -24,9 +26,12 @@ void Trainer::run() {
     const Collection collected = collect([&] { return sample_round(sampler); }, config_);
     const Rollout& rollout = collected.rollout;  // (B, T); B = prompts x group-size
     const double rollout_s = watch.lap();
-    const Judgement judgement = judge(rollout);  // rewards (B,), ref_log_probs and values (B, T)
+    StepStats stats;
+    StepDump dump;  // empty unless asked for
+    // Rewards (B,); ref_log_probs, values and process_rewards (B, T), as far as they are needed.
+    const Judgement judgement = judge(rollout, stats, dump);
     const Advantages estimate = estimate_advantages(rollout, judgement, config_);  // (B, T)
-    const StepStats stats = update(collected, judgement, estimate, progress.phase("updating"));
+    update(collected, judgement, estimate, stats, dump, progress.phase("updating"));
     const double update_s = watch.lap();
     wall_s_ += rollout_s + update_s;
     const Json metrics = step_metrics(step_, collected, judgement, estimate, stats,
@@ -57,23 +62,35 @@ Rollout Trainer::sample_round(Sampler& sampler) {
   return rollout;
 }
 
-Judgement Trainer::judge(const Rollout& rollout) const {
+Judgement Trainer::judge(const Rollout& rollout, StepStats& stats, StepDump& dump) {
   Judgement judgement{rollout.rewards, loss_mask(rollout, config_.truncated), {}, {}};
   const int64_t tokens = config_.tokens_per_micro_batch;
   if (reference_)
     judgement.ref_log_probs = score_log_probs(*reference_, rollout, config_.temperature, tokens);
   if (config_.has_critic())
     judgement.values = score_values((critic_ ? critic_ : policy_)->model, rollout, tokens);
+  if (prm_) {  // at temperature 1; it learns from this very rollout, first or afterwards [PRIME]
+    const torch::Tensor frozen = score_log_probs(*prm_reference_, rollout, 1, tokens);
+    const auto learn = [&] {
+      stats.prm = update_prm(*prm_, rollout, frozen, config_, step_, if_wanted(dump));
+    };
+    if (config_.prime_score == PrimeScore::after_update) learn();
+    const torch::Tensor scored = score_log_probs(prm_->model, rollout, 1, tokens);
+    if (config_.prime_score == PrimeScore::before_update) learn();
+    judgement.process_rewards =
+        process_rewards(implicit_rewards(scored, frozen, config_.prime_beta), rollout.mask);
+    dump.add("prm_log_probs", scored);
+    dump.add("prm_ref_log_probs", frozen);
+    dump.add("right", right_responses(rollout));
+  }
   return judgement;
 }
 
-StepStats Trainer::update(const Collection& collected, const Judgement& judgement,
-                          const Advantages& estimate, const OnProgress& on_progress) {
+void Trainer::update(const Collection& collected, const Judgement& judgement,
+                     const Advantages& estimate, StepStats& stats, StepDump& dump,
+                     const OnProgress& on_progress) {
   const Rollout& rollout = collected.rollout;
-  StepDump dump;
-  const bool wanted = step_ < config_.dump_steps;
-  StepDump* const dump_or_null = wanted ? &dump : nullptr;
-  StepStats stats;
+  StepDump* const dump_or_null = if_wanted(dump);
   if (critic_)
     stats.critic = update_critic(*critic_, rollout, judgement, estimate, config_, step_,
                                  dump_or_null, on_progress);
@@ -85,11 +102,10 @@ StepStats Trainer::update(const Collection& collected, const Judgement& judgemen
     reference_ = policy_->model.clone(Head::language_model);  // [iterative GRPO]
     reference_moved_ = true;
   }
-  if (wanted || (!stats.skipped().empty() && watch_.wants_dump())) {
+  if (dump_or_null || (!stats.skipped().empty() && watch_.wants_dump())) {
     dump.add_rollout(collected, judgement, estimate);
-    save_dump(dump, /*complete=*/wanted);
+    save_dump(dump, /*complete=*/dump_or_null != nullptr);
   }
-  return stats;
 }
 
 void Trainer::save_dump(StepDump& dump, bool complete) const {
@@ -97,6 +113,7 @@ void Trainer::save_dump(StepDump& dump, bool complete) const {
   if (!complete) return dump.save(directory_.path() / ("not_finite_" + file));
   dump.add_named("policy.weights/", policy_->model.named_tensors());
   if (critic_) dump.add_named("critic.weights/", critic_->model.named_tensors());
+  if (prm_) dump.add_named("prm.weights/", prm_->model.named_tensors());
   if (reference_) dump.add_named("reference.weights/", reference_->named_tensors());
   dump.save(directory_.path() / "dump" / file);
 }
@@ -112,6 +129,9 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
     policy_ = Learner::load(checkpoint.path, "model", head, device_, config_);
     if (config_.has_own_critic())
       critic_ = Learner::load(checkpoint.path, "critic", Head::value, device_, config_);
+    if (config_.has_prm())
+      prm_ =
+          Learner::load(checkpoint.path, "prm", Head::language_model, device_, prm_config(config_));
     saved_step_ = step_ = checkpoint.count("step");
     cursor_ = checkpoint.count("cursor");
     wall_s_ = checkpoint["wall_s"].number();
@@ -119,6 +139,8 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
   } else {
     policy_.emplace(Model::load(start, head, device_), config_);
     if (config_.has_own_critic()) critic_.emplace(policy_->model.clone(Head::value), config_);
+    if (config_.has_prm())
+      prm_.emplace(policy_->model.clone(Head::language_model), prm_config(config_));
     if (config_.has_critic()) {
       init_value_head((critic_ ? critic_ : policy_)->model, config_.critic_head,
                       static_cast<uint64_t>(config_.seed));
@@ -130,9 +152,11 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
     reference_ = Model::load(reference_moved_ ? moved : fs::path(config_.model),
                              Head::language_model, device_);
   }
+  if (config_.has_prm()) prm_reference_ = Model::load(config_.model, Head::language_model, device_);
   directory_.start();
-  for (Model* model : {&policy_->model, critic_ ? &critic_->model : nullptr,
-                       reference_ ? &*reference_ : nullptr}) {
+  for (Model* model :
+       {&policy_->model, critic_ ? &critic_->model : nullptr, prm_ ? &prm_->model : nullptr,
+        reference_ ? &*reference_ : nullptr, prm_reference_ ? &*prm_reference_ : nullptr}) {
     if (!model) continue;
     model->limit_vocabulary(static_cast<int64_t>(tokenizer_->vocab_size()));
     model->set_compute_type(to_dtype(config_.compute_type));
@@ -141,6 +165,7 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
     const fs::path dump = directory_.path() / "dump" / "start";
     policy_->model.save(dump / "policy");
     if (critic_) critic_->model.save(dump / "critic");
+    if (prm_) prm_->model.save(dump / "prm");
     if (reference_) reference_->save(dump / "reference");
   }
 }
@@ -153,6 +178,7 @@ void Trainer::save() {
     policy_->save(directory, "model");
     write_side_files(directory / "model", side_files_);
     if (critic_) critic_->save(directory, "critic");
+    if (prm_) prm_->save(directory, "prm");
     if (reference_moved_) reference_->save(directory / "reference");
   });
 }

@@ -23,10 +23,13 @@ class Trainer {
  private:
   /// Samples and grades a group of responses to each of the next problems.
   Rollout sample_round(Sampler& sampler);
-  /// Scores the rollout under the reference and the critic, where the settings have them.
-  Judgement judge(const Rollout& rollout) const;
-  StepStats update(const Collection& collected, const Judgement& judgement,
-                   const Advantages& estimate, const OnProgress& on_progress);
+  /// Scores the rollout under the reference, the critic and the process reward model, where the
+  /// settings have them; the last also learns from it.
+  Judgement judge(const Rollout& rollout, StepStats& stats, StepDump& dump);
+  void update(const Collection& collected, const Judgement& judgement, const Advantages& estimate,
+              StepStats& stats, StepDump& dump, const OnProgress& on_progress);
+  /// Null unless this step's tensors are asked for.
+  StepDump* if_wanted(StepDump& dump) const { return step_ < config_.dump_steps ? &dump : nullptr; }
   /// Writes dump/step_N.safetensors with the weights after the step, or
   /// not_finite_step_N.safetensors.
   void save_dump(StepDump& dump, bool complete) const;
@@ -38,8 +41,8 @@ class Trainer {
   RunDirectory& directory_;
   std::unique_ptr<Tokenizer> tokenizer_;
   SideFiles side_files_;  // of the model, for checkpoints
-  std::optional<Learner> policy_, critic_;
-  std::optional<Model> reference_;
+  std::optional<Learner> policy_, critic_, prm_;
+  std::optional<Model> reference_, prm_reference_;  // the PRM's is the start for good [PRIME]
   bool reference_moved_ = false;            // replaced at least once, so checkpoints must store it
   int64_t step_ = 0, cursor_ = 0;           // the next step; the next training problem
   int64_t saved_step_ = -1;                 // of the newest checkpoint

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "tiny_zero/loss.h"
+#include "tiny_zero/methods/prime.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/config.h"
@@ -192,6 +193,32 @@ UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgeme
                         critic_learning_rate(config)};
   return run_updates(critic, plan, rollout, judgement.loss_mask, config, step, dump, on_progress,
                      loss_of);
+}
+
+UpdateStats update_prm(Learner& prm, const Rollout& rollout, const Tensor& ref_log_probs,
+                       const Config& config, int64_t step, StepDump* dump) {
+  const Config own = prm_config(config);
+  const Tensor right = right_responses(rollout).to(prm.model.device());  // (B,)
+  const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
+    const Tensor log_probs =
+        prm.model
+            .log_probs(prm.model.hidden_states(batch.tokens), batch.positions, batch.targets,
+                       /*temperature=*/1, /*with_entropy=*/false)
+            .log_probs;
+    // A micro-batch holds whole responses, so it has all tokens of each sum.
+    const Tensor rows = batch.rows.to(right.device()),
+                 rewards = implicit_rewards(log_probs, batch.pick(ref_log_probs), own.prime_beta),
+                 sums = torch::zeros_like(right).index_add(0, rows, rewards);
+    terms.add("prm_loss", prm_loss(sums, right).index_select(0, rows));
+    terms.add("prm_accuracy", ((sums > 0) == (right > 0)).index_select(0, rows), 0);
+    if (dump) {
+      batch.put(dump->table("prm." + std::to_string(update) + ".log_probs", rollout.log_probs),
+                log_probs.detach());
+    }
+  };
+  const UpdatePlan plan{"prm", own.mini_batches, /*first_shuffle=*/config.epochs,
+                        policy_learning_rate(own)};
+  return run_updates(prm, plan, rollout, rollout.mask, own, step, dump, {}, loss_of);
 }
 
 }  // namespace tiny_zero

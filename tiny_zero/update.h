@@ -33,5 +33,9 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
 UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
                           StepDump* dump = nullptr, const OnProgress& on_progress = {});
+/// Teaches the process reward model which of the rollout's responses are right.   [PRIME]
+/// @param ref_log_probs  (B, T) of the PRM's start, at temperature 1
+UpdateStats update_prm(Learner& prm, const Rollout& rollout, const torch::Tensor& ref_log_probs,
+                       const Config& config, int64_t step, StepDump* dump = nullptr);
 
 }  // namespace tiny_zero

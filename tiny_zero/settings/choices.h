@@ -9,10 +9,10 @@ namespace tiny_zero {
 
 struct Config;  // config.h
 
-enum class Algorithm { ppo, grpo };
+enum class Algorithm { ppo, grpo, prime };
 constexpr auto choices(Algorithm) {
   using enum Algorithm;
-  return std::array{Choice{ppo, "ppo"}, Choice{grpo, "grpo"}};
+  return std::array{Choice{ppo, "ppo"}, Choice{grpo, "grpo"}, Choice{prime, "prime"}};
 }
 
 enum class GroupStd { none, sample, population };
@@ -46,6 +46,12 @@ enum class Truncated { keep, penalise, mask };
 constexpr auto choices(Truncated) {
   using enum Truncated;
   return std::array{Choice{keep, "keep"}, Choice{penalise, "penalise"}, Choice{mask, "mask"}};
+}
+
+enum class PrimeScore { after_update, before_update };
+constexpr auto choices(PrimeScore) {
+  using enum PrimeScore;
+  return std::array{Choice{after_update, "after-update"}, Choice{before_update, "before-update"}};
 }
 
 enum class CriticNetwork { separate, shared };

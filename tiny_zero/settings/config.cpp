@@ -60,7 +60,9 @@ Settings Config::settings() {
       .add("rollout-batch", rollout_batch, 1, kMany,
            "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")
-      .add("algorithm", algorithm, "where advantages come from: a critic (ppo) or the group (grpo)")
+      .add("algorithm", algorithm,
+           "where advantages come from: a critic (ppo), the group (grpo), or the group and a "
+           "reward for every token (prime)")
       .identity()
       .add("num-steps", num_steps, 0, kMany, "steps: sample, grade, update")
       .add("prompts-per-step", prompts_per_step, 1, kMany, "problems per step")
@@ -117,6 +119,17 @@ Settings Config::settings() {
       .add("value-clip", value_clip, 0.0, kAny,
            "clips values to within this of the old ones in the loss; 0 is off")
       .add("value-coef", value_coef, 0.0, kAny, "weight of the value loss beside the policy's");
+  list.section("prime")
+      .add("prime-beta", prime_beta, 0.0, kAny,
+           "scales the log-ratio of process reward model (PRM) and reference")
+      .add("prime-learning-rate", prime_learning_rate, 0.0, 1.0, "of the PRM, without weight decay")
+      .add("prime-max-grad-norm", prime_max_grad_norm, 0.0, kAny,
+           "the PRM's gradients are scaled down to this norm; 0 is off")
+      .add("prime-process-weight", prime_process_weight, 0.0, kAny, "of the tokens' rewards")
+      .add("prime-outcome-weight", prime_outcome_weight, 0.0, kAny,
+           "of the task's reward; with whiten only the ratio of the two weights counts")
+      .add("prime-score", prime_score,
+           "whether the PRM learns from a rollout before it scores it, or after");
   list.section("optimiser")
       .add("learning-rate", learning_rate, 0.0, 1.0, "of the policy, after the warm-up")
       .add("beta1", beta1, 0.0, 0.999999, "AdamW: decay of the gradient's mean")
@@ -167,7 +180,9 @@ Settings Config::settings() {
   // What has no effect unless something else is chosen. For one update per rollout the ratio is 1.
   const std::string updates = "mini-batches > 1 or epochs > 1";
   list.needs("truncated = penalise", {"truncation-penalty"})
-      .needs("algorithm = ppo", {"gamma", "lambda", "whiten", /*section*/ "critic"})
+      .needs("algorithm = ppo", {"gamma", "lambda", /*section*/ "critic"})
+      .needs("algorithm = ppo or algorithm = prime", {"whiten"})
+      .needs("algorithm = prime", {/*section*/ "prime"})
       .needs("algorithm = grpo", {"group-std", "group-epsilon", "baseline"})
       .needs("group-std != none", {"group-epsilon"})
       .needs(updates, {"clip-low", "clip-high"})
@@ -187,6 +202,7 @@ Settings Config::settings() {
 bool Config::compares_groups() const {
   switch (algorithm) {
     case Algorithm::grpo:
+    case Algorithm::prime:
       return true;
     case Algorithm::ppo:
       return false;
@@ -199,6 +215,7 @@ bool Config::has_critic() const {
     case Algorithm::ppo:
       return true;
     case Algorithm::grpo:
+    case Algorithm::prime:
       return false;
   }
   throw std::logic_error("has_critic: unknown algorithm");
@@ -229,8 +246,8 @@ void Config::validate_training() const {
          "top-p is below 1, training wants 1: the loss scores the whole distribution, not a "
          "truncated one [T9]");
   demand(!compares_groups() || group_size > 1,
-         "group-size is 1 with algorithm grpo, want at least 2: a group of one has no better or "
-         "worse response; or take ppo");
+         "group-size is 1 and the algorithm compares responses to one prompt, want at least 2: a "
+         "group of one has no better or worse response; or take ppo");
   const int64_t responses = prompts_per_step * group_size;
   const int64_t parts =
       has_own_critic() ? std::max(mini_batches, critic_mini_batches) : mini_batches;

@@ -87,6 +87,14 @@ struct Config {
   double value_clip = 0.0;
   double value_coef = 0.5;
 
+  // prime
+  double prime_beta = 0.05;
+  double prime_learning_rate = 1e-6;
+  double prime_max_grad_norm = 10.0;
+  double prime_process_weight = 5.0;
+  double prime_outcome_weight = 5.0;
+  PrimeScore prime_score = PrimeScore::after_update;
+
   // optimiser
   double learning_rate = 1e-6;
   double beta1 = 0.9;
@@ -142,6 +150,8 @@ struct Config {
   bool compares_groups() const;
   bool has_own_critic() const { return has_critic() && critic == CriticNetwork::separate; }
   bool has_shared_critic() const { return has_critic() && critic == CriticNetwork::shared; }
+  /// Whether a process reward model learns beside the policy.   [PRIME]
+  bool has_prm() const { return algorithm == Algorithm::prime; }
   /// First steps, in which only the critic learns.
   int64_t critic_only_steps() const { return has_own_critic() ? critic_warmup_steps : 0; }
   bool has_reference() const { return kl != KlPlacement::none; }

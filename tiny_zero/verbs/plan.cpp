@@ -67,6 +67,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double policy = count(config.has_shared_critic() ? Head::both : Head::language_model);
   const double critic = own_critic ? count(Head::value) : 0;
   const double reference = config.has_reference() ? count(Head::language_model) : 0;
+  const double prm = config.has_prm() ? count(Head::language_model) : 0;
   const bool cuda = config.device.starts_with("cuda"),
              narrow = config.compute_type == ComputeType::bfloat16;
   const double element = narrow ? 2 : 4;
@@ -122,6 +123,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
                {"optimiser (two moments)", 8 * policy},
                {"critic (all four of these)", 16 * critic},
                {"reference", 4 * reference},
+               {"PRM (all four) and its reference", 20 * prm},
                {"KV cache", cache},
                {"sampling: prompts and logits", sampling, true},
                {"update: activations", activations, true},

@@ -21,8 +21,8 @@ std::vector<std::string> task_sections() {
 }
 
 std::vector<Verb> make_verbs() {
-  const std::vector<std::string> training{"run",        "task", "sampling", "algorithm",
-                                          "advantages", "loss", "critic",   "optimiser"};
+  const std::vector<std::string> training{"run",  "task",   "sampling", "algorithm", "advantages",
+                                          "loss", "critic", "prime",    "optimiser"};
   std::vector<Verb> verbs{
       {"pretrain",
        "make a tiny base model from the task's base text",
@@ -32,7 +32,7 @@ std::vector<Verb> make_verbs() {
        /*pipe=*/false,
        /*like_run=*/false,
        /*writes_run=*/true},
-      {"train", "reinforcement learning with a rule reward: PPO or GRPO", training,
+      {"train", "reinforcement learning with a rule reward: PPO, GRPO or PRIME", training,
        [](const Config& config, const Settings& settings, const Task& task) {
          RunDirectory directory(config, settings);  // refuses before anything is loaded
          config.validate_training();
