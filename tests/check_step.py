@@ -1,6 +1,6 @@
 """The training step again, in plain PyTorch from the papers, beside what `tiny_zero train` did.
 
-    python tests/check_step.py             trains a tiny model in some 30 ways and checks each step;
+    python tests/check_step.py             trains a tiny model in some 35 ways and checks each step;
                                            exit status 1 if anything differs
     python tests/check_step.py --dump DIR  checks a run of your own, made with --dump-steps N:
                                            DIR is RUNS-DIR/NAME
@@ -151,6 +151,37 @@ def gae(rewards, values, lengths, gamma, lam):
     return advantages
 
 
+def process_rewards(log_probs, ref_log_probs, lengths, s):
+    """(B, T) r_t = beta log(pi_phi / pi_ref), 0 for the last token, divided by the batch's largest
+    sum of those to come, plus 1e-6 [PRIME]."""
+    rewards, largest = torch.zeros_like(log_probs), 0.0
+    for i, length in enumerate(lengths.tolist()):
+        to_come = 0.0
+        for t in reversed(range(length - 1)):
+            rewards[i, t] = s["prime-beta"] * (log_probs[i, t] - ref_log_probs[i, t])
+            to_come += rewards[i, t].item()
+            largest = max(largest, abs(to_come))
+    return rewards / (largest + 1e-6)
+
+
+def prime_advantages(process, outcomes, token_kl, lengths, s):
+    """(B, T) sum over l >= t of 5 (r_l - mean of the others' mean r) and, once, of 5 (R - mean of
+    the others' R), 5 and 5 the weights; less the KL to come [PRIME]."""
+    advantages, size = torch.zeros_like(process), s["group-size"]
+    means = [process[i, :length].sum() / length for i, length in enumerate(lengths.tolist())]
+    for i, length in enumerate(lengths.tolist()):
+        first = i // size * size
+        others = [j for j in range(first, first + size) if j != i]
+        baseline = sum(means[j] for j in others) / (size - 1)
+        outcome = outcomes[i] - sum(outcomes[j] for j in others) / (size - 1)
+        to_come = s["prime-outcome-weight"] * outcome
+        for t in reversed(range(length)):
+            to_come = to_come + s["prime-process-weight"] * (process[i, t] - baseline)
+            to_come = to_come - token_kl[i, t]
+            advantages[i, t] = to_come
+    return advantages
+
+
 def whiten(advantages, mask):
     chosen = advantages[mask]
     deviation = (chosen - chosen.mean()).square().mean().sqrt()
@@ -203,7 +234,7 @@ class Trainer:
 
     def __init__(self, s, start):
         self.s = s
-        self.ppo = {"ppo": True, "grpo": False}[s["algorithm"]]  # no other is known [T35]
+        self.ppo = {"ppo": True, "grpo": False, "prime": False}[s["algorithm"]]  # no other is known [T35]
         alone = self.ppo and s["critic"] == "separate"
         self.critic_only = s["critic-warmup-steps"] if alone else 0  # steps
         self.networks = {"policy": Network(start / "policy")}
@@ -212,11 +243,19 @@ class Trainer:
         if alone:
             self.networks["critic"] = Network(start / "critic")
             self.totals["critic"] = s["epochs"] * s["critic-mini-batches"] * s["num-steps"]
+        if s["algorithm"] == "prime":  # the reward model and what it is compared with begin as one
+            self.networks["prm"] = Network(start / "prm")
+            self.prm_reference = Network(start / "prm")
+            self.totals["prm"] = s["mini-batches"] * s["num-steps"]  # one pass, whatever the epochs
         self.critic = self.networks["critic" if "critic" in self.networks else "policy"]
         self.reference = Network(start / "reference") if s["kl"] != "none" else None
         adam = dict(betas=(s["beta1"], s["beta2"]), eps=s["adam-epsilon"])
         self.optimizers = {
-            who: torch.optim.AdamW(network.weights.values(), weight_decay=s["weight-decay"], **adam)
+            who: torch.optim.AdamW(
+                network.weights.values(),
+                weight_decay=0.0 if who == "prm" else s["weight-decay"],
+                **adam,
+            )
             for who, network in self.networks.items()
         }
         self.updates, self.partitions = collections.Counter(), {}
@@ -246,7 +285,11 @@ class Trainer:
             if self.ppo:
                 values = check("values", "values", self.critic.values(batch, everyone))
 
-        # Advantages: the one place where PPO and GRPO differ.
+        seen = collections.defaultdict(list)  # one number of each update, for metrics.jsonl
+        if "prm" in self.networks:  # [PRIME]
+            process = self.learn_and_score_tokens(batch, seen, check)
+
+        # Advantages: the one place where the algorithms differ.
         token_kl = torch.zeros_like(sampled)
         if s["kl"] == "reward":
             token_kl = s["kl-coef"] * kl_estimates(sampled, ref_log_probs)["k1"]
@@ -257,12 +300,15 @@ class Trainer:
             returns = check("advantages", "returns", (advantages + values) * batch.mask)
             if s["whiten"]:
                 advantages = whiten(advantages, loss_mask)
+        elif "prm" in self.networks:
+            advantages = prime_advantages(process, rewards, token_kl, batch.lengths, s)
+            if s["whiten"]:
+                advantages = whiten(advantages, loss_mask)
         else:
             to_come = token_kl.flip(1).cumsum(1).flip(1)  # sum over l >= t
             advantages = (group_advantages(rewards, s)[:, None] - to_come) * batch.mask
         advantages = check("advantages", "advantages", advantages)
 
-        seen = collections.defaultdict(list)  # one number of each update, for metrics.jsonl
         if "critic" in self.networks:
             for u, rows in self.mini_batches("critic", check):
                 now = self.critic.values(batch, rows)
@@ -320,9 +366,37 @@ class Trainer:
         metrics["lr"] = seen["lr"][-1] if acting else 0.0
         check.metrics(metrics)
 
+    def learn_and_score_tokens(self, batch, seen, check):
+        """The process reward model's updates and its (B, T) rewards, before or after [PRIME].
+
+        Its loss is -log sigmoid(x) for a response that is right, -log(1 - sigmoid(x)) for another,
+        x = sum over all its tokens of beta log(pi_phi / pi_ref) at temperature 1."""
+        s, prm, right = self.s, self.networks["prm"], check.read("right")
+        everyone = torch.arange(len(batch.lengths))
+        with torch.no_grad():
+            frozen, _ = self.prm_reference.log_probs(batch, everyone, 1.0)
+            frozen = check("log-probs", "prm_ref_log_probs", frozen)
+            scored, _ = prm.log_probs(batch, everyone, 1.0)
+        for u, rows in self.mini_batches("prm", check):
+            log_probs, _ = prm.log_probs(batch, rows, 1.0)
+            log_probs = check.forward("log-probs", f"prm.{u}.log_probs", log_probs, rows)
+            sums = s["prime-beta"] * ((log_probs - frozen[rows]) * batch.mask[rows]).sum(dim=1)
+            likelihood = torch.where(right[rows] == 1, sums, -sums).sigmoid()
+            terms = {"prm_loss": (1.0, -likelihood.log())}
+            terms["prm_accuracy"] = (0.0, (sums > 0) == (right[rows] == 1))
+            weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
+            self.update("prm", u, weights, terms, seen, check)
+        prm.take(check.weights("prm.weights", prm.weights))
+        if s["prime-score"] == "after-update":
+            with torch.no_grad():
+                scored, _ = prm.log_probs(batch, everyone, 1.0)
+        scored = check("log-probs", "prm_log_probs", scored)
+        process = process_rewards(scored, frozen, batch.lengths, s)
+        return check("advantages", "process_rewards", process)
+
     def mini_batches(self, who, check):
         """(number of the update, its rows), over epochs and mini-batches."""
-        count = self.s[{"policy": "mini-batches", "critic": "critic-mini-batches"}[who]]
+        count = self.s["critic-mini-batches" if who == "critic" else "mini-batches"]
         earlier = self.partitions.setdefault(who, [])
         count = min(count, len(check.read("lengths")))  # dynamic sampling may keep fewer responses
         for epoch, number in enumerate(check.read(f"{who}_update_of")):
@@ -345,7 +419,8 @@ class Trainer:
         found = check.gradient(name, dict(zip(network.weights, wanted)))
         norm = math.sqrt(sum(gradient.square().sum().item() for gradient in found.values()))
 
-        peak = s["learning-rate" if who == "policy" else "critic-learning-rate"]
+        own = {"policy": "", "critic": "critic-", "prm": "prime-"}[who]
+        peak = s[own + "learning-rate"]
         final = peak * s["final-learning-rate"] / s["learning-rate"]
         rate = learning_rate(self.updates[who], self.totals[who], peak, final, s)
         check("rates", f"{name}.learning_rate", torch.tensor(rate, dtype=torch.float64))
@@ -354,7 +429,8 @@ class Trainer:
         # Adam's first step is the rate times a sign, g / |g|. Where g is what remains of a sum that
         # cancels, the last bit of a float32 can turn that sign. So the gradient is compared above,
         # and the optimiser takes the program's.
-        scale = s["max-grad-norm"] / norm if 0 < s["max-grad-norm"] < norm else 1.0
+        longest = s["prime-max-grad-norm" if who == "prm" else "max-grad-norm"]
+        scale = longest / norm if 0 < longest < norm else 1.0
         for weight, parameter in network.weights.items():
             parameter.grad = found[weight] * scale
         self.optimizers[who].param_groups[0]["lr"] = rate
@@ -665,9 +741,20 @@ GRID = {
     "ppo shared, orz": """--algorithm ppo --critic shared --critic-head orz --kl reward
         --aggregation constant --gamma 0.9 --lambda 0.7 --whiten=false --value-coef 0.05
         --schedule cosine --reference-every 1 --entropy-coef 0.05 --mini-batches 3""",
+    # PRIME.
+    "prime": """--algorithm prime --prime-learning-rate 2e-3 --mini-batches 3 --kl loss-k3
+        --temperature 0.8 --weight-decay 0.1""",
+    "prime before-update": """--algorithm prime --prime-learning-rate 3e-3 --prime-beta 0.2
+        --prime-score before-update --prime-process-weight 1 --prime-outcome-weight 2
+        --prime-max-grad-norm 0.05 --mini-batches 2 --epochs 2 --whiten=false --schedule linear
+        --final-learning-rate 1e-3 --warmup-updates 1 --dump-steps 3""",
+    "prime mask": """--algorithm prime --prime-learning-rate 2e-3 --truncated mask
+        --max-response-tokens 20 --mini-batches 2 --kl reward --reference-every 1""",
 }
-SECTIONS = "algorithm", "advantages", "loss", "critic", "optimiser"
+SECTIONS = "algorithm", "advantages", "loss", "critic", "prime", "optimiser"
 ONLY = {"baseline": "grpo", "group-std": "grpo", "group-epsilon": "grpo", "critic-head": "ppo"}
+ONLY |= {f"prime-{name}": "prime" for name in ("beta", "score", "learning-rate", "max-grad-norm")}
+ONLY |= {f"prime-{name}-weight": "prime" for name in ("process", "outcome")}
 ONLY |= dict.fromkeys(["critic", "whiten", "gamma", "lambda", "value-clip", "value-coef"], "ppo")
 
 
