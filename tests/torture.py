@@ -43,6 +43,8 @@ CONFIGURATIONS = {  # together they change all that a checkpoint can hold
                              "--critic-learning-rate 1e-3 --schedule linear",
     "ppo, shared": TRAIN + "--algorithm ppo --critic shared --critic-head normal --kl reward "
                            "--epochs 2 --mini-batches 2 --schedule linear",
+    "prime": TRAIN + "--algorithm prime --prime-learning-rate 1e-3 --epochs 2 --mini-batches 2 "
+                     "--schedule linear",
     "pretrain": TINY + "200000 --pretrain-batch-tokens 32",
 }
 STOPS = RANDOM, CALL, SIGNAL, FULL = ("SIGKILL at a random moment", "SIGKILL at a system call",
