@@ -8,7 +8,6 @@
 #include <iostream>
 #include <sstream>
 
-#include "tasks/last_answer.h"
 #include "tiny_zero/files/json.h"
 
 namespace tiny_zero::countdown {
@@ -91,12 +90,13 @@ Settings Countdown::settings() {
   Settings list;
   list.section("countdown")
       .add("countdown-template", o.prompt_template,
-           "prompt: TinyZero's for base models, the chat form of Qwen, or the short form of the "
-           "tiny model")
+           "prompt: TinyZero's for base models, the chat form of Qwen, the short form of the tiny "
+           "model, or nano-aha-moment's")
       .add("countdown-train-file", o.train_file,
            "JSON Lines with nums and target to train on; empty = generated")
       .add("countdown-test-file", o.test_file,
            "the same to test on; its problems never stand in the training split")
+      .add("countdown-reward", o.reward, "whose reward: see README.md, \"Rewards\"")
       .add("countdown-format-score", o.format_score, 0, 1,
            "reward of a closed <answer> that is not right")
       .add("countdown-need-think", o.need_think, "an answer counts only after </think>")
@@ -129,6 +129,7 @@ Settings Countdown::settings() {
            "base text: fraction of guesses that are right")
       .add("countdown-max-attempts", o.max_attempts, 2, 1000,
            "base text: most attempts of one search")
+      .needs("countdown-reward = tinyzero", {"countdown-format-score"})
       .needs("countdown-test-file = nothing", {"countdown-test-share"});
   return list;
 }
@@ -223,18 +224,15 @@ std::string Countdown::prompt(const Puzzle& puzzle) const {
   if (options.prompt_template == Template::short_form) {
     return "use " + list(puzzle.numbers, ",") + " once each to make " + target + "\n<think>";
   }
+  if (options.prompt_template == Template::nano)
+    return nano_aha_prompt(list(puzzle.numbers, ", "), target);
   const std::string task =
       "Using the numbers [" + list(puzzle.numbers, ", ") + "], create an equation that equals " +
-      target + ". You can use basic arithmetic operations (+, -, *, /) and each number must be " +
-      "used exactly once. Show your work in <think> </think> tags. And return the final answer " +
-      "in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>.";
+      target + ". You can use basic arithmetic operations (+, -, *, /) and each number " +
+      "must be used exactly once. Show your work in <think> </think> tags. And return the final " +
+      "answer in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>.";
   const std::string start = "Let me solve this step by step.\n<think>";
-  if (options.prompt_template == Template::chat) {
-    return "<|im_start|>system\nYou are a helpful assistant. You first think about the reasoning "
-           "process in the mind and then provide the user with the "
-           "answer.<|im_end|>\n<|im_start|>user\n" +
-           task + "<|im_end|>\n<|im_start|>assistant\n" + start;
-  }
+  if (options.prompt_template == Template::chat) return chat_prompt(kThinkFirst, task, start);
   return "A conversation between User and Assistant. The user asks a question, and the Assistant "
          "solves it. The assistant first thinks about the reasoning process in the mind and then "
          "provides the user with the answer.\nUser: " +
@@ -243,23 +241,23 @@ std::string Countdown::prompt(const Puzzle& puzzle) const {
 
 Grade Countdown::grade(const Problem& problem, std::string_view response, bool finished) const {
   const Puzzle puzzle = read_gold(problem.gold);
-  Grade grade;
-  grade.reflected = reflects(response);
-  const auto answer = last_answer(response);
+  const bool tinyzero = options.reward == FormReward::tinyzero;
+  const auto [points, whole, answer] = read_form(options.reward, response);
+  Grade grade{.reward = points, .formatted = whole, .reflected = reflects(response)};
   if (!answer || (options.need_end && !finished)) return grade;
   const std::string_view before =
       response.substr(0, static_cast<size_t>(answer->data() - response.data()));
   if (options.need_think && before.find("</think>") == std::string_view::npos) return grade;
   const Verdict verdict = check_expression(*answer, puzzle.numbers, puzzle.target);
-  grade.formatted = true;
+  grade.formatted = whole || tinyzero;
   grade.answered = verdict != Verdict::unparsable;
   grade.correct = verdict == Verdict::right;
-  grade.reward = grade.correct ? 1.0 : options.format_score;
+  grade.reward += grade.correct ? 1.0 : tinyzero ? options.format_score : 0.0;
   return grade;
 }
 
 std::string Countdown::answer(const Problem& problem, std::string_view response) const {
-  const auto text = last_answer(response);
+  const auto text = read_form(options.reward, response).answer;
   if (!text) return "";
   const Expression expression = parse_expression(*text);
   if (!expression.parsed) return "";

@@ -10,14 +10,16 @@
 #include <vector>
 
 #include "tasks/countdown/attempt.h"
+#include "tasks/form_rewards.h"
 #include "tiny_zero/task.h"
 
 namespace tiny_zero::countdown {
 
-enum class Template { base, chat, short_form };
+enum class Template { base, chat, short_form, nano };
 constexpr auto choices(Template) {
   using enum Template;
-  return std::array{Choice{base, "base"}, Choice{chat, "chat"}, Choice{short_form, "short"}};
+  return std::array{Choice{base, "base"}, Choice{chat, "chat"}, Choice{short_form, "short"},
+                    Choice{nano, "nano"}};
 }
 
 /// Numbers and the value to reach. The gold answer of a problem is their text: "6,6,1=36".
@@ -30,6 +32,7 @@ Puzzle read_gold(const std::string& text);  // throws std::invalid_argument if i
 struct Options {
   std::string train_file, test_file;  // "" = generated
   Template prompt_template = Template::base;
+  FormReward reward = FormReward::tinyzero;
   double format_score = 0.1;
   bool need_think = false, need_end = false;
   // generator
@@ -57,7 +60,7 @@ class Countdown : public Task {
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
   Grade grade(const Problem& problem, std::string_view response, bool finished) const override;
-  /// The exact value of the last answer, "36" or "24/7", so that all ways to write it vote
+  /// The exact value of the answer, "36" or "24/7", so that all ways to write it vote
   /// together; with a remark if it does not use exactly the given numbers. "" if no answer can be
   /// read.
   std::string answer(const Problem& problem, std::string_view response) const override;

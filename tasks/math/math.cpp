@@ -1,5 +1,5 @@
 // With math-need-end a truncated response has no answer: a model that does not end its responses
-// needs a stop-text, as in recipes/orz.conf.
+// needs a stop-text, as in recipes/open_reasoner_zero.conf.
 #include "tasks/math/math.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "tasks/byte_tokenizer.h"
+#include "tasks/form_rewards.h"
 #include "tasks/math/grader.h"
 #include "tiny_zero/files/json.h"
 #include "tiny_zero/random.h"
@@ -116,8 +117,7 @@ Settings Math::settings() {
       .add("math-count", o.count, 0, 1'000'000'000,
            "training problems: so many, chosen at random by the seed; 0 = all")
       .add("math-template", o.prompt_template,
-           "prompt: with tags for base models, the chat form of Qwen2.5-Math, words only, or the "
-           "problem alone")
+           "prompt: with tags, the chat form of Qwen2.5-Math, words, the problem alone, Open R1's")
       .add("math-extract", o.extract,
            "the answer: in <answer> or else the last box, in <answer> only, or the last number "
            "[GSM8K]")
@@ -127,6 +127,7 @@ Settings Math::settings() {
       .add("math-none-score", o.none_score, -kAny, kAny, "reward of a response without an answer")
       .add("math-format-score", o.format_score, -kAny, kAny,
            "added if the response has the form that was asked for")
+      .add("math-tag-score", o.tag_score, -kAny, kAny, "added, times tag_count() [Open R1]")
       .needs("math-test-file = nothing", {"math-test-share"});
   return list;
 }
@@ -199,9 +200,10 @@ std::string Math::prompt(const std::string& problem) const {
              "automatically by the \\boxed{} tag.\nThis is the problem:\n" +
              problem + "\nAssistant: <think>";
     case Template::qwen:  // [Qwen2.5-Math, SimpleRL]
-      return "<|im_start|>system\nPlease reason step by step, and put your final answer within "
-             "\\boxed{}.<|im_end|>\n<|im_start|>user\n" +
-             problem + "<|im_end|>\n<|im_start|>assistant\n";
+      return chat_prompt("Please reason step by step, and put your final answer within \\boxed{}.",
+                         problem);
+    case Template::open_r1:
+      return open_r1_prompt(problem);
     case Template::plain:
       return problem +
              "\nPlease reason step by step, and put your final answer within \\boxed{}.\n";
@@ -220,6 +222,7 @@ std::optional<std::string_view> Math::extract(std::string_view response) const {
 /// With tags: "reasoning </think> <answer> ... </answer>", each tag once and nothing after them;
 /// without: a closed box.
 bool Math::has_form(std::string_view response) const {
+  if (options.prompt_template == Template::open_r1) return open_r1_form(response);
   if (options.prompt_template != Template::orz) return extract_boxed(response).has_value();
   size_t end = 0;
   for (const std::string_view tag : {"</think>", "<answer>", "</answer>"}) {
@@ -233,14 +236,13 @@ bool Math::has_form(std::string_view response) const {
 Grade Math::grade(const Problem& problem, std::string_view response, bool finished) const {
   const bool truncated = options.need_end && !finished;
   const auto found = truncated ? std::nullopt : extract(response);
-  Grade grade;
+  Grade grade{.reward = options.none_score,
+              .reason = truncated ? "the response was truncated" : "no answer"};
   if (found) grade = grade_answer(problem, *found);
-  if (!found) {
-    grade.reward = options.none_score;
-    grade.reason = truncated ? "the response was truncated" : "no answer";
-  }
   grade.formatted = has_form(response);
   if (grade.formatted) grade.reward += options.format_score;
+  const std::string start = options.prompt_template == Template::orz ? "<think>" : "";
+  grade.reward += options.tag_score * tag_count(start + std::string(response));
   for (const std::string_view word :
        {"wait,", "Wait,", "recheck", "retry", "lternatively,", "owever,"}) {  // [ORZ]
     grade.reflected = grade.reflected || response.find(word) != std::string_view::npos;

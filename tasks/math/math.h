@@ -13,11 +13,11 @@
 
 namespace tiny_zero::math {
 
-enum class Template { orz, qwen, plain, short_form };
+enum class Template { orz, qwen, plain, short_form, open_r1 };
 constexpr auto choices(Template) {
   using enum Template;
   return std::array{Choice{orz, "orz"}, Choice{qwen, "qwen"}, Choice{plain, "plain"},
-                    Choice{short_form, "short"}};
+                    Choice{short_form, "short"}, Choice{open_r1, "open-r1"}};
 }
 
 enum class Extract { any, tags, number };
@@ -48,7 +48,7 @@ struct Options {
   Template prompt_template = Template::orz;
   Extract extract = Extract::any;
   bool need_end = false;
-  double right_score = 1, wrong_score = 0, none_score = 0, format_score = 0;
+  double right_score = 1, wrong_score = 0, none_score = 0, format_score = 0, tag_score = 0;
 };
 
 class Math : public Task {
