@@ -808,3 +808,21 @@ TEST_CASE(
   }
   CHECK(task->grade({"", "0"}, "<answer>000</answer>", true).correct);
 }
+
+TEST_CASE("multiplication: half of the factors have the most digits, a quarter one, two fewer") {
+  const auto task = tiny_zero::make_task("multiplication");
+  task->prepare(0);
+  int64_t wide = 0, count = 0;  // three digits: 1/2 x 9/10 of all factors
+  for (int64_t i = 0; i < 4000; ++i) {
+    const std::string prompt = task->problem(tiny_zero::Split::train, i).prompt;
+    const size_t at = prompt.find("equation: ") + 10, times = prompt.find(" * "),
+                 end = prompt.find(" =\n");
+    for (const size_t digits : {times - at, end - times - 3}) {
+      wide += digits == 3;
+      ++count;
+    }
+  }
+  const double share = static_cast<double>(wide) / static_cast<double>(count);
+  CAPTURE(share);
+  CHECK(std::abs(share - 0.45) < 0.025);  // four standard deviations; equally often gives 0.3
+}

@@ -79,7 +79,7 @@ class Multiplication : public Task {
  private:
   using Factors = std::pair<int64_t, int64_t>;
 
-  /// Each factor has up to `digits`, `digits - 1` or `digits - 2` digits, equally often [TinyZero].
+  /// A factor has up to `digits` digits half of the time, else one or two fewer [TinyZero].
   /// A tenth of all pairs, whatever the seed and the order, is kept for testing.
   Factors generate(Split split, uint64_t index) const {
     Random random(seed_, static_cast<uint64_t>(split), index);
@@ -93,8 +93,9 @@ class Multiplication : public Task {
 
   int64_t factor(Random& random) const {
     int64_t limit = 1;
-    for (int64_t digits = std::max<int64_t>(1, digits_ - random.between(0, 2)); digits > 0;
-         --digits)
+    for (int64_t digits =
+             std::max<int64_t>(1, digits_ - std::max<int64_t>(0, random.between(-1, 2)));
+         digits > 0; --digits)
       limit *= 10;
     return random.between(0, limit - 1);
   }
