@@ -159,7 +159,7 @@ TEST_CASE("a recipe's settings without effect are noted once, those of other ver
   CHECK(!contains(tiny_zero("plan --algorithm ppo" + kDemo + " --model " + base()).out,
                   "without effect"));
   // The recipe of another task, chosen or not.
-  const std::string math = kRecipes + "../../math/recipes/orz.conf";
+  const std::string math = kRecipes + "../../math/recipes/open_reasoner_zero.conf";
   CHECK(contains(tiny_zero("plan --recipe " + math + " --model " + base()).out,
                  "(needs task = math)"));
   CHECK(!contains(tiny_zero("plan --task math --recipe " + math + " --model " + base()).out,
