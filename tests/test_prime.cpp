@@ -4,6 +4,7 @@
 
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/methods/prime.h"
+#include "tiny_zero/metrics.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/config.h"
 #include "tiny_zero/update.h"
@@ -190,6 +191,10 @@ TEST_CASE("update_prm learns which responses are right, and leaves a loss that i
   reference[0][0] = kNan;
   CHECK(update_prm(prm, rollout, reference, config, 60).skipped == "prm_loss");
   CHECK(torch::equal(prm.model.parameters(), before));
+  StepStats step;  // what the PRM spoilt is reported as its own, not as the policy's
+  step.policy.skipped = "policy_loss";
+  step.prm.skipped = "prm_loss";
+  CHECK(step.skipped() == "prm_loss");
 }
 
 TEST_CASE("a three-token policy learns from process rewards alone [PRIME]") {
