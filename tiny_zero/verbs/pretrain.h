@@ -8,7 +8,7 @@ namespace tiny_zero {
 
 /// Trains a new model of the configured shape on `pretrain_tokens` tokens and saves it in
 /// RUNS-DIR/NAME/model. metrics.jsonl gets one object every 20 updates: step, tokens, loss (nats
-/// per token), lr, tokens_per_s.
+/// per token), lr, grad_norm, tokens_per_s.
 void pretrain(const Config& config, const Settings& settings, const Task& task);
 
 }  // namespace tiny_zero
