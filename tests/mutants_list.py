@@ -298,6 +298,13 @@ BUGS = {
         ("a resumed sft takes any data", 'if (checkpoint.state.value("data", "") != data)',
          "if (false)"),
     ],
+    "tiny_zero/methods/pass_rates.cpp": [
+        ("the limits of the pass rate are excluded",
+         "rate >= config.min_pass_rate && rate <= config.max_pass_rate",
+         "rate > config.min_pass_rate && rate < config.max_pass_rate"),
+        ("pass rates of other problems are taken",
+         'fields["gold"].text() != problem.gold)', "false)"),
+    ],
     "tiny_zero/verbs/evaluate.cpp": [
         ("pass@k is off by one",
          "int64_t i = n - c + 1; i <= n;", "int64_t i = n - c + 2; i <= n;"),

@@ -158,7 +158,7 @@ TEST_CASE("eval refuses outputs before it evaluates, and keeps an old file until
     const Result both = run_program("eval --model " + empty + " --json " + old + " --responses " +
                                     (workplace() / "." / "old.json").string());
     CHECK(both.code == 1);
-    CHECK(contains(both.errors, "json and responses are both"));
+    CHECK(contains(both.errors, "two of json, responses and pass-rates are both"));
     CHECK(read_file(old) == "old");
     const Result full = run_program(evaluation("--" + option + " /dev/full"));
     CHECK(full.code == 1);
@@ -195,6 +195,7 @@ TEST_CASE("a directory, a device and a compressed file are refused where text is
          {"plan --recipe " + path, "grade --task math --math-train-file " + path,
           "grade --task math --math-test-file " + path, "grade --countdown-test-file " + path,
           "decontaminate --against " + path, "tokenize --model " + model_with(path),
+          "plan --model " + model() + " --pass-rates " + path,
           "report --name odd --runs-dir " + path_of("runs")}) {
       CAPTURE(arguments);
       const Result result = run_program(arguments);
@@ -347,6 +348,7 @@ TEST_CASE("JSON nested 200,000 deep is refused by every reader") {
     CHECK(contains(refused(verb, std::string(200'000, '[')), "nested too deep"));
   }
   CHECK(contains(refused("decontaminate --against " + rows), "nested too deep"));
+  CHECK(contains(refused("plan --model " + model() + " --pass-rates " + rows), "nested too deep"));
   CHECK(
       contains(refused("grade --task math --math-train-file " + rows), "found {\"problem\": [[["));
   CHECK(contains(refused("grade --countdown-test-file " + rows), "found {\"problem\": [[["));

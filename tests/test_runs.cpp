@@ -626,7 +626,7 @@ TEST_CASE("eval uses each problem of a test file once and says how many there ar
     CHECK(json::parse(result.output.substr(result.output.find("\n{")))["problems"] == 2);
     return result.output;
   };
-  CHECK(contains(evaluate(1024), "eval: 2 distinct problems, where eval-problems asks for 1024"));
+  CHECK(contains(evaluate(1024), "2 distinct problems, where 1024 are asked for"));
   CHECK(!contains(evaluate(2), "distinct"));
 }
 

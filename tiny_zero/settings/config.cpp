@@ -49,6 +49,13 @@ Settings Config::settings() {
            "tokens per update; small batches learn more per token")
       .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
            "at the start; falls linearly to 0");
+  list.section("pass rates", /*identity=*/true)
+      .add("pass-rates", pass_rates,
+           "JSON Lines file of each training problem's share of right responses: eval writes it, "
+           "train takes its problems from it; empty for none")
+      .add("min-pass-rate", min_pass_rate, 0.0, 1.0,
+           "problems with a smaller share of right responses are left out")
+      .add("max-pass-rate", max_pass_rate, 0.0, 1.0, "so are those with a larger one");
   list.section("sampling")
       .add("temperature", temperature, 0.0, 100.0,
            "divides the logits; 0 is greedy (not in training)")
@@ -195,7 +202,8 @@ Settings Config::settings() {
       .needs("schedule != constant", {"final-learning-rate"})
       .needs("temperature > 0", {"top-p"})
       .needs("prompt = nothing", {"problem", "on-error"})
-      .needs("problem = -1", {"chat", "on-error"});
+      .needs("problem = -1", {"chat", "on-error"})
+      .needs("pass-rates != nothing", {"min-pass-rate", "max-pass-rate"});
   return list;
 }
 
@@ -231,6 +239,8 @@ void Config::validate() const {
   demand(device == "cpu" || device.starts_with("cuda"),
          "device is \"" + device + "\", want cpu, cuda or cuda:N");
   demand(split == "train" || split == "test", "split is \"" + split + "\", want train or test");
+  demand(min_pass_rate <= max_pass_rate,
+         "min-pass-rate is above max-pass-rate, want at most the same");
   demand(hidden % heads == 0 && hidden / heads % 2 == 0,
          "hidden is " + std::to_string(hidden) +
              ", want an even multiple of heads = " + std::to_string(heads));

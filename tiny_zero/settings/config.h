@@ -42,6 +42,11 @@ struct Config {
   int64_t pretrain_batch_tokens = 2048;
   double pretrain_learning_rate = 2e-3;
 
+  // pass rates
+  std::string pass_rates;
+  double min_pass_rate = 0.0;
+  double max_pass_rate = 1.0;
+
   // sampling
   double temperature = 1.0;
   double top_p = 1.0;

@@ -124,22 +124,22 @@ double t_quantile(double degrees) {
   return kNormalQuantile + x * (2.37227 + x * (2.82250 + x * (2.55585 + x * 1.58949)));
 }
 
-/// The first problems of a split, each once: a repeated one would narrow the intervals for nothing.
-std::vector<Problem> distinct_problems(const Task& task, Split split, int64_t wanted) {
+}  // namespace
+
+std::vector<Problem> distinct_problems(const Task& task, Split split, int64_t wanted,
+                                       std::vector<int64_t>& numbers) {
   std::vector<Problem> problems;
   std::set<std::pair<std::string, std::string>> seen;
   for (int64_t i = 0; i < std::min(wanted, task.size(split)); ++i) {
     const Problem problem = task.problem(split, i);
-    if (seen.emplace(problem.prompt, problem.gold).second) problems.push_back(problem);
+    if (!seen.emplace(problem.prompt, problem.gold).second) continue;
+    problems.push_back(problem);
+    numbers.push_back(i);
   }
-  if (std::ssize(problems) < wanted) {
-    std::cerr << "eval: " << problems.size() << " distinct problems, where eval-problems asks for "
-              << wanted << '\n';
-  }
+  if (std::ssize(problems) < wanted)
+    std::cerr << problems.size() << " distinct problems, where " << wanted << " are asked for\n";
   return problems;
 }
-
-}  // namespace
 
 Estimate estimate_mean(const std::vector<double>& values, int64_t samples) {
   const auto n = static_cast<double>(values.size()), total = n * static_cast<double>(samples);
@@ -202,14 +202,21 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
 }
 
 Json evaluate(const Config& config, const Task& task) {
-  check_output(config.json == "-" ? "" : config.json);
-  check_output(config.responses);
-  if (!config.json.empty() && is_replaced(config.json) &&
-      fs::weakly_canonical(config.json) == fs::weakly_canonical(config.responses))
-    throw std::invalid_argument("json and responses are both " + config.json + ", want two files");
+  std::set<fs::path> outputs;
+  for (const std::string& path : {config.json, config.responses, config.pass_rates}) {
+    check_output(path == "-" ? "" : path);
+    if (!path.empty() && is_replaced(path) && !outputs.insert(fs::weakly_canonical(path)).second)
+      throw std::invalid_argument("two of json, responses and pass-rates are both " + path +
+                                  ", want two files");
+  }
+  if (fs::is_regular_file(config.pass_rates))  // which train may have been given
+    throw std::invalid_argument("pass-rates is " + config.pass_rates +
+                                ", which is there already; eval writes a new file");
   const LoadedModel loaded = load_model(config);
   const Split split = config.split == "train" ? Split::train : Split::test;
-  const std::vector<Problem> problems = distinct_problems(task, split, config.eval_problems);
+  std::vector<int64_t> numbers;
+  const std::vector<Problem> problems =
+      distinct_problems(task, split, config.eval_problems, numbers);
   const int64_t num_problems = std::ssize(problems);
   const int64_t k = config.eval_samples;
   Progress progress(0, num_problems * (k + (config.greedy ? 1 : 0)), config.json != "-");
@@ -296,6 +303,16 @@ Json evaluate(const Config& config, const Task& task) {
     lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   }
   replace_text(config.responses, lines);
+  lines.clear();
+  for (int64_t p = 0; p < num_problems; ++p) {
+    const Json line = {{"problem", numbers[p]},
+                       {"prompt", problems[p].prompt},
+                       {"gold", problems[p].gold},
+                       {"pass_rate", averages[p]},
+                       {"samples", k}};
+    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
+  }
+  replace_text(config.pass_rates, lines);
   return report;
 }
 

@@ -35,10 +35,15 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers);
 /// text is to repeat it, often stays in one for long. Linear in the number of tokens.
 bool has_loop(std::span<const int64_t> ids);
 
+/// The first problems of a split, each once: a repeated one would narrow the intervals for nothing.
+/// @param numbers  gets the number of each, as Task::problem() counts
+std::vector<Problem> distinct_problems(const Task& task, Split split, int64_t wanted,
+                                       std::vector<int64_t>& numbers);
+
 /// Evaluates config.model on config.eval_problems distinct problems: accuracy (avg@k of the
 /// papers), greedy accuracy, pass@k and maj@k, overall and by tag, and the rates that the task
 /// reports. Prints a table; config.json and config.responses name files for the figures and the
-/// responses.
+/// responses, config.pass_rates one for each problem's share of right responses, which train reads.
 Json evaluate(const Config& config, const Task& task);
 
 }  // namespace tiny_zero

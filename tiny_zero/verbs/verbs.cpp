@@ -2,6 +2,7 @@
 
 #include <torch/cuda.h>
 
+#include "tiny_zero/methods/pass_rates.h"
 #include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/trainer.h"
@@ -22,7 +23,7 @@ std::vector<std::string> task_sections() {
 
 std::vector<Verb> make_verbs() {
   const std::vector<std::string> training{"run",  "task",   "sampling", "algorithm", "advantages",
-                                          "loss", "critic", "prime",    "optimiser"};
+                                          "loss", "critic", "prime",    "optimiser", "pass rates"};
   std::vector<Verb> verbs{
       {"pretrain",
        "make a tiny base model from the task's base text",
@@ -36,15 +37,16 @@ std::vector<Verb> make_verbs() {
        [](const Config& config, const Settings& settings, const Task& task) {
          RunDirectory directory(config, settings);  // refuses before anything is loaded
          config.validate_training();
-         plan(config, task);
-         Trainer(config, task, directory).run();
+         const ChosenProblems problems(config, task);
+         plan(config, problems);
+         Trainer(config, problems, directory).run();
        },
        /*pipe=*/false,
        /*like_run=*/false,
        /*writes_run=*/true},
       {"eval",
        "measure a model on the task's problems",
-       {"model", "seed", "device", "compute-type", "task", "sampling", "evaluation"},
+       {"model", "seed", "device", "compute-type", "task", "sampling", "evaluation", "pass-rates"},
        [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); },
        /*pipe=*/false,
        /*like_run=*/true},
@@ -54,7 +56,7 @@ std::vector<Verb> make_verbs() {
        training,
        [](const Config& config, const Settings&, const Task& task) {
          config.validate_training();
-         plan(config, task);
+         plan(config, ChosenProblems(config, task));
        }},
       {"generate",
        "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}",
