@@ -97,6 +97,7 @@ TEST_CASE("a standard output that is full is an error, whatever the verb") {
       {"generate --max-response-tokens 4 --model " + model() + common(), R"({"prompt": "1"})"},
       {"generate --max-response-tokens 4 --prompt 1 --model " + model() + common(), ""},
       {"generate --max-response-tokens 4 --problem 1 --model " + model() + common(), ""},
+      {"generate --max-response-tokens 4 --problems 2 --model " + model() + common(), ""},
       {"decontaminate --against " + file("against", problem), R"({"problem": "b"})"},
       {evaluation(""), ""},
       {evaluation("--json -"), ""},

@@ -165,7 +165,11 @@ Settings Config::settings() {
       .add("prompt", prompt, "text to continue, printed as it is written; empty reads JSON Lines")
       .add("problem", problem, -1, kMany,
            "number of a test problem of the task to answer and grade; -1 for none")
-      .add("samples", samples, 1, 65536, "responses to each prompt");
+      .add("problems", problems, 0, kMany,
+           "first training problems of the task to answer and grade, as JSON Lines")
+      .add("samples", samples, 1, 65536, "responses to each prompt")
+      .add("only-right", only_right,
+           "only right responses that have ended, each of a problem's once");
   list.section("text")
       .add("chat", chat, "wrap each prompt as a message to Qwen2.5-Instruct or SmolLM2")
       .add("decode", decode, "tokenize: read ids and write text");
@@ -201,9 +205,11 @@ Settings Config::settings() {
       .needs(updates + " or critic = separate", {"value-clip"})
       .needs("schedule != constant", {"final-learning-rate"})
       .needs("temperature > 0", {"top-p"})
-      .needs("prompt = nothing", {"problem", "on-error"})
-      .needs("problem = -1", {"chat", "on-error"})
-      .needs("pass-rates != nothing", {"min-pass-rate", "max-pass-rate"});
+      .needs("prompt = nothing", {"problem", "problems", "on-error"})
+      .needs("problem = -1", {"chat", "problems", "on-error"})
+      .needs("problems = 0", {"chat", "on-error"})
+      .needs("problems > 0", {"only-right"})
+      .needs("pass-rates != nothing or problems > 0", {"min-pass-rate", "max-pass-rate"});
   return list;
 }
 

@@ -122,7 +122,9 @@ struct Config {
   // generation
   std::string prompt;
   int64_t problem = -1;
+  int64_t problems = 0;
   int64_t samples = 1;
+  bool only_right = false;
 
   // text
   ChatTemplate chat = ChatTemplate::plain;

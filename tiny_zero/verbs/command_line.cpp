@@ -85,9 +85,11 @@ void check_effect(const Setting& setting, const std::vector<Verb>& verbs, const 
   for (const auto& other : verbs) others += setting.in(other.reads) ? " " + other.name : "";
   if (!setting.in(verb.reads))
     throw std::invalid_argument(flag + "in " + verb.name + ", only in" + others + "; leave it out");
-  if (verb.name == "generate" && config.problem < 0 && setting.in(task_sections()))
-    throw std::invalid_argument(flag + "without --problem: a prompt is taken as it is");
-  if (need.ends_with(" = nothing") || need.ends_with(" = -1"))
+  if (verb.name == "generate" && config.problem < 0 && config.problems == 0 &&
+      setting.in(task_sections()))
+    throw std::invalid_argument(flag +
+                                "without --problem or --problems: a prompt is taken as it is");
+  if (need.ends_with(" = nothing") || need.ends_with(" = -1") || need.ends_with(" = 0"))
     throw std::invalid_argument(flag + "beside --" + decides + ": leave one of them out");
   if (!need.empty())
     throw std::invalid_argument(flag + "with " + decides + " = " + settings.find(decides).get() +

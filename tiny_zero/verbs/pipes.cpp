@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <limits>
+#include <set>
 #include <unordered_map>
 
 #include "tiny_zero/files/json.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/config.h"
+#include "tiny_zero/verbs/evaluate.h"
 
 namespace tiny_zero {
 namespace {
@@ -63,6 +66,12 @@ Ids read_ids(const Json& line, const char* key) {
   for (const Field& id : Field{array, key}.elements())
     ids.push_back(id.integer(0, std::numeric_limits<int32_t>::max()));
   return ids;
+}
+
+/// Whether JSON can hold the text as it is: bytes that are not UTF-8 would come back as U+FFFD.
+bool is_utf8(const std::string& text) {
+  const Json value = text;
+  return Json::parse(value.dump(-1, ' ', false, Json::error_handler_t::replace)) == value;
 }
 
 /// How much of a text to show while it grows: all but a UTF-8 character that has only begun.
@@ -133,9 +142,56 @@ void score(const Config& config) {
   for_each_line(config.on_error, act);
 }
 
+namespace {
+
+/// Answers the task's training problems and prints the responses that the filters keep: rejection
+/// sampling [RFT], distillation [Open R1].
+void answer_problems(const Config& config, const Task& task, const LoadedModel& loaded,
+                     const SamplingOptions& options) {
+  constexpr int64_t kAtOnce = 1024;  // responses; a fixed number, as the call decides what is drawn
+  const int64_t step = std::max<int64_t>(1, kAtOnce / config.samples);
+  std::vector<int64_t> numbers;
+  const auto problems = distinct_problems(task, Split::train, config.problems, numbers);
+  int64_t written = 0;
+  for (int64_t first = 0; first < std::ssize(problems) && std::cout; first += step) {
+    const auto begin = problems.begin() + first;
+    const auto end = begin + std::min<int64_t>(step, problems.end() - begin);
+    Rollout rollout = Sampler(loaded.model, options)
+                          .sample(loaded.tokenizer, {begin, end}, config.samples, /*call=*/first);
+    grade(task, rollout);
+    for (int64_t p = 0; p < end - begin; ++p) {
+      const auto grades = std::span(rollout.grades).subspan(p * config.samples, config.samples);
+      const auto right = std::count_if(grades.begin(), grades.end(), std::mem_fn(&Grade::correct));
+      const double rate = static_cast<double>(right) / static_cast<double>(config.samples);
+      if (rate < config.min_pass_rate || rate > config.max_pass_rate) continue;
+      std::set<std::string> seen;
+      for (int64_t i = p * config.samples; i < (p + 1) * config.samples; ++i) {
+        const auto& [grade, text] = std::tie(rollout.grades[i], rollout.texts[i]);
+        if (config.only_right &&
+            !(grade.correct && rollout.finished[i] && is_utf8(text) && seen.insert(text).second))
+          continue;
+        print({{"problem", numbers[first + p]},
+               {"prompt", rollout.problem_of(i).prompt},
+               {"response", text},
+               {"reward", grade.reward},
+               {"correct", grade.correct},
+               {"finished", static_cast<bool>(rollout.finished[i])},
+               {"pass_rate", rate}});
+        ++written;
+      }
+    }
+  }
+  std::cerr << "kept " << written << " of " << std::ssize(problems) * config.samples
+            << " responses\n";
+}
+
+}  // namespace
+
 void generate(const Config& config, const Task& task) {
-  const auto [tokenizer, model] = load_model(config);
+  const LoadedModel loaded = load_model(config);
+  const auto& [tokenizer, model] = loaded;
   auto options = sampling_options(config, config.temperature, Stream::generation);
+  if (config.problems > 0) return answer_problems(config, task, loaded, options);
   const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem,
                                                                   int64_t samples, int64_t call) {
     return Sampler(model, options).sample(tokenizer, {problem}, samples, call);

@@ -16,7 +16,10 @@ void score(const Config& config);
 
 /// {"prompt"} -> {"prompt", "response", "ids", "log_probs"}, config.samples lines each; ids include
 /// the end token. With config.prompt it prints that prompt's response as it is sampled, with
-/// config.problem the responses to a problem of the task and their rewards.
+/// config.problem the responses to a problem of the task and their rewards. With config.problems it
+/// answers so many training problems -> {"problem", "prompt", "response", "reward", "correct",
+/// "finished", "pass_rate"}, the lines that sft learns from. pass_rate is the problem's share of
+/// right responses; its limits and config.only_right say which lines are written.
 void generate(const Config& config, const Task& task);
 
 /// {"gold", "response"}, or {"gold", "candidate"} for a bare answer -> {"correct", "extracted",

@@ -59,9 +59,10 @@ std::vector<Verb> make_verbs() {
          plan(config, ChosenProblems(config, task));
        }},
       {"generate",
-       "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}",
-       {"model", "seed", "device", "compute-type", "task", "sampling", "generation", "chat",
-        "pipes"},
+       "continue prompts: {\"prompt\"} -> {\"prompt\", \"response\", \"ids\", \"log_probs\"}, or "
+       "answer the task's problems",
+       {"model", "seed", "device", "compute-type", "task", "sampling", "generation",
+        "min-pass-rate", "max-pass-rate", "chat", "pipes"},
        [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
        /*pipe=*/true,
        /*like_run=*/true},
