@@ -99,6 +99,9 @@ TEST_CASE("a standard output that is full is an error, whatever the verb") {
       {"generate --max-response-tokens 4 --problem 1 --model " + model() + common(), ""},
       {"generate --max-response-tokens 4 --problems 2 --model " + model() + common(), ""},
       {"decontaminate --against " + file("against", problem), R"({"problem": "b"})"},
+      {"sft --name full_sft --runs-dir " + path_of("runs") + " --model " + model() + " --data " +
+           file("sft", R"({"prompt": "1", "response": "2"})"),
+       ""},
       {evaluation(""), ""},
       {evaluation("--json -"), ""},
       {"train --name full" + run, ""},
@@ -197,6 +200,8 @@ TEST_CASE("a directory, a device and a compressed file are refused where text is
           "grade --task math --math-test-file " + path, "grade --countdown-test-file " + path,
           "decontaminate --against " + path, "tokenize --model " + model_with(path),
           "plan --model " + model() + " --pass-rates " + path,
+          "sft --name odd_sft --runs-dir " + path_of("runs") + " --model " + model() + " --data " +
+              path,
           "report --name odd --runs-dir " + path_of("runs")}) {
       CAPTURE(arguments);
       const Result result = run_program(arguments);
@@ -350,6 +355,9 @@ TEST_CASE("JSON nested 200,000 deep is refused by every reader") {
   }
   CHECK(contains(refused("decontaminate --against " + rows), "nested too deep"));
   CHECK(contains(refused("plan --model " + model() + " --pass-rates " + rows), "nested too deep"));
+  CHECK(contains(refused("sft --name deep_sft --runs-dir " + path_of("runs") + " --model " +
+                         model() + " --data " + rows),
+                 "nested too deep"));
   CHECK(
       contains(refused("grade --task math --math-train-file " + rows), "found {\"problem\": [[["));
   CHECK(contains(refused("grade --countdown-test-file " + rows), "found {\"problem\": [[["));

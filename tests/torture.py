@@ -46,6 +46,7 @@ CONFIGURATIONS = {  # together they change all that a checkpoint can hold
     "prime": TRAIN + "--algorithm prime --prime-learning-rate 1e-3 --epochs 2 --mini-batches 2 "
                      "--schedule linear",
     "pretrain": TINY + "200000 --pretrain-batch-tokens 32",
+    "sft": "--sft-epochs 8 --sft-batch 8 --save-every 10 --schedule cosine",
 }
 STOPS = RANDOM, CALL, SIGNAL, FULL = ("SIGKILL at a random moment", "SIGKILL at a system call",
                                       "SIGTERM, SIGINT or SIGHUP", "full disk")
@@ -126,6 +127,8 @@ class Case:
         verb = ["train", "--model", options.base / "model"]
         if configuration == "pretrain":
             verb = ["pretrain"]
+        elif configuration == "sft":
+            verb = ["sft", *verb[1:], "--data", options.base / "sft.jsonl"]
         self.fresh = [*verb, *COMMON, *CONFIGURATIONS[configuration].split()]
         self.resume = [verb[0], "--resume", *AT_RUN]
         self.processes = 0
@@ -436,6 +439,10 @@ def main():
     base = Case(options, "pretrain", "base model")
     base.call(["pretrain", *COMMON, *TINY.split(), "40000", "--pretrain-batch-tokens", "512"])
     (base.run / "model").rename(options.base / "model")
+    with open(options.base / "sft.jsonl", "w") as file:
+        for n in range(100):
+            print(json.dumps({"prompt": f"use {n},3 once each to make {n + 3}\n<think>",
+                              "response": f" try {n}+3={n + 3}"}), file=file)
     waiting = []
     for configuration in CONFIGURATIONS:
         reference, numbers = make_reference(options, configuration), collections.Counter()

@@ -49,6 +49,11 @@ Settings Config::settings() {
            "tokens per update; small batches learn more per token")
       .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
            "at the start; falls linearly to 0");
+  list.section("sft")
+      .add("data", data, "JSON Lines file of {\"prompt\", \"response\"}, as generate writes them")
+      .identity()
+      .add("sft-epochs", sft_epochs, 1, 100000, "passes over the data, each in a new order")
+      .add("sft-batch", sft_batch, 1, kMany, "examples per update");
   list.section("pass rates", /*identity=*/true)
       .add("pass-rates", pass_rates,
            "JSON Lines file of each training problem's share of right responses: eval writes it, "

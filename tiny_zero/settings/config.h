@@ -42,6 +42,11 @@ struct Config {
   int64_t pretrain_batch_tokens = 2048;
   double pretrain_learning_rate = 2e-3;
 
+  // sft
+  std::string data;
+  int64_t sft_epochs = 1;
+  int64_t sft_batch = 128;
+
   // pass rates
   std::string pass_rates;
   double min_pass_rate = 0.0;

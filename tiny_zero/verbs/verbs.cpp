@@ -12,6 +12,7 @@
 #include "tiny_zero/verbs/plan.h"
 #include "tiny_zero/verbs/pretrain.h"
 #include "tiny_zero/verbs/report.h"
+#include "tiny_zero/verbs/sft.h"
 
 namespace tiny_zero {
 
@@ -32,6 +33,14 @@ std::vector<Verb> make_verbs() {
        pretrain,
        /*pipe=*/false,
        /*like_run=*/false,
+       /*writes_run=*/true},
+      {"sft",
+       "fine-tune a model on responses: {\"prompt\", \"response\"} lines",
+       {"name", "runs-dir", "model", "seed", "device", "compute-type", "resume", "save-every",
+        "keep-checkpoints", "sft", "tokens-per-micro-batch", "optimiser"},
+       [](const Config& config, const Settings& settings, const Task&) { sft(config, settings); },
+       /*pipe=*/false,
+       /*like_run=*/true,
        /*writes_run=*/true},
       {"train", "reinforcement learning with a rule reward: PPO, GRPO or PRIME", training,
        [](const Config& config, const Settings& settings, const Task& task) {
