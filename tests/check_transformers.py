@@ -154,6 +154,24 @@ def differences(folder, prompts):
     return failed
 
 
+def not_refused(root):
+    """Own shapes that transformers opens, or refuses without their name."""
+    count = 0
+    for shape, kind in {"roformer-v2": "tiny_zero_roformer_v2", "gpt": "tiny_zero_gpt"}.items():
+        recipe = ROOT / "tasks" / "countdown" / "recipes" / "demo.conf"
+        options = ["--shape", shape, "--pretrain-tokens", "1", "--runs-dir", root, "--name", shape]
+        run("pretrain", "--recipe", recipe, *options)
+        for library_class in (transformers.AutoConfig, transformers.AutoModelForCausalLM):
+            try:
+                library_class.from_pretrained(root / shape / "model")
+                message = "opened it"
+            except ValueError as error:
+                message = str(error)
+            print(f"{kind}, {library_class.__name__}: {message.splitlines()[0][:90]}")
+            count += message == "opened it" or kind not in message
+    return count
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
@@ -173,6 +191,7 @@ def main():
         for title, folder in {"pretrained": base, "float32": root / "float32", "bfloat16": root / "bfloat16"}.items():
             print(f"made by tiny_zero, {title}")
             failed += differences(folder, prompts)
+        failed += not_refused(root)
     sys.exit(failed > 0)
 
 

@@ -34,6 +34,12 @@ ModelConfig small_config() {
   return config;
 }
 
+ModelConfig config_of(const std::string& family) {
+  ModelConfig config = small_config();
+  config.family = family;
+  return config;
+}
+
 /// Weights large enough, and biases and norms uneven enough, for every part of the model to show in
 /// the logits.
 Model small_model(Head head = Head::language_model, ModelConfig config = small_config()) {
@@ -106,7 +112,10 @@ TEST_CASE("prefill and cached decoding equal the full forward pass [T23]") {
   stretched.family = "llama";
   stretched.rope_scaling = {4.0, 1.0, 4.0, 16.0};
   normed.family = "qwen3";
-  for (const auto& config : {small_config(), separate, stretched, normed}) {
+  auto ramp = config_of("tiny_zero_roformer_v2");
+  ramp.residual_scale = 0.4;
+  for (const auto& config :
+       {small_config(), separate, stretched, normed, ramp, config_of("tiny_zero_gpt")}) {
     const at::NoGradGuard no_grad;
     const Model model = small_model(Head::language_model, config);
     auto sequences = kPrompts;
@@ -161,6 +170,11 @@ TEST_CASE("the gradient of the whole model is the slope of its loss") {
   auto config = small_config();
   SUBCASE("biases on q, k, v") {}
   SUBCASE("norms of q and k") { config.family = "qwen3"; }
+  SUBCASE("norms of sums, without weights") {
+    config.family = "tiny_zero_roformer_v2";
+    config.residual_scale = 0.7;
+  }
+  SUBCASE("LayerNorm and biases everywhere") { config.family = "tiny_zero_gpt"; }
   Model model = small_model(Head::both, config);
   const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
   const Tensor positions = ids_of({0, 1, 2, 3, 6, 7, 13}),
@@ -185,6 +199,136 @@ TEST_CASE("the gradient of the whole model is the slope of its loss") {
     const double promised = (gradient * direction).sum().item<double>();
     CHECK((above - below) / (2 * h) == doctest::Approx(promised).epsilon(0.02).scale(10));
   }
+}
+
+/// The logits of a model of one layer after each token of one sequence, by the formulas of
+/// [RoFormerV2] (post-norm) or of GPT-2 with rotary positions: one head, one token after another.
+/// @return (T, V)
+Tensor logits_by_formula(const Model& model, const std::vector<int64_t>& ids) {
+  std::map<std::string, Tensor> w;
+  for (const auto& [name, tensor] : model.named_tensors()) w[name] = tensor;
+  const ModelConfig& config = model.config();
+  const bool post = config.post_norm();
+  const auto norm = [&](const Tensor& x, const std::string& name) {
+    if (post) return x / (x.square().mean(-1, true) + 1e-6).sqrt();
+    const Tensor centred = x - x.mean(-1, true);
+    return centred / (centred.square().mean(-1, true) + 1e-6).sqrt() * w.at(name + ".weight") +
+           w.at(name + ".bias");
+  };
+  const auto product = [&](const Tensor& x, const std::string& name) {
+    const Tensor y = x.matmul(w.at(name + ".weight").t());
+    return post ? y : y + w.at(name + ".bias");
+  };
+  const std::string layer = "model.layers.0.";
+  const double a = post ? config.residual_scale : 1;
+  Tensor h = w.at("model.embed_tokens.weight").index_select(0, ids_of(ids));  // (T, d)
+  if (post) h = norm(h, "");
+  const Tensor x = post ? h : norm(h, layer + "input_layernorm");
+  const Tensor q = product(x, layer + "self_attn.q_proj"),
+               k = product(x, layer + "self_attn.k_proj"),
+               v = product(x, layer + "self_attn.v_proj");
+  // A pair (i, i + 8) of a head of 16 is a complex number, which position t turns by t 1e4^(-i/8).
+  const auto turned = [](const Tensor& head, int64_t t) {
+    const Tensor angle = t * torch::pow(1e4, -torch::arange(8) / 8.0).to(torch::kFloat32);
+    return torch::complex(head.slice(0, 0, 8), head.slice(0, 8)) *
+           torch::polar(torch::ones({8}), angle);
+  };
+  std::vector<Tensor> attended;
+  for (int64_t t = 0; t < std::ssize(ids); ++t) {
+    for (int64_t head = 0; head < 4; ++head) {  // two query heads to a key head
+      const int64_t first = 16 * head, kv = 16 * (head / 2);
+      std::vector<Tensor> scores;
+      for (int64_t s = 0; s <= t; ++s)
+        scores.push_back(torch::real(turned(q[t].slice(0, first, first + 16), t) *
+                                     turned(k[s].slice(0, kv, kv + 16), s).conj())
+                             .sum() /
+                         4);  // sqrt(16)
+      const Tensor weights = torch::softmax(torch::stack(scores), 0);
+      attended.push_back(weights.matmul(v.slice(0, 0, t + 1).slice(1, kv, kv + 16)));
+    }
+  }
+  const Tensor heads = torch::cat(attended).view({std::ssize(ids), 64});
+  h = h + a * product(heads, layer + "self_attn.o_proj");
+  if (post) h = norm(h, "");
+  const Tensor up =
+      product(post ? h : norm(h, layer + "post_attention_layernorm"), layer + "mlp.up_proj");
+  const Tensor gelu = up * (1 + torch::erf(up / std::sqrt(2.0))) / 2;
+  h = norm(h + a * product(gelu, layer + "mlp.down_proj"), "model.norm");
+  return h.matmul(w.at("model.embed_tokens.weight").t());
+}
+
+TEST_CASE("RoFormerV2 and the GPT shape compute what their formulas say [RoFormerV2]") {
+  const at::NoGradGuard no_grad;
+  for (const std::string family : {"tiny_zero_roformer_v2", "tiny_zero_gpt"}) {
+    for (const double a : {1.0, 0.3}) {
+      auto config = config_of(family);
+      config.num_layers = 1;
+      Model model = small_model(Head::language_model, config);
+      model.set_residual_scale(a);  // GPT has none
+      CAPTURE(family);
+      CAPTURE(a);
+      const Tensor expected = torch::log_softmax(logits_by_formula(model, kPrompts[2]), 1);
+      CHECK(largest_difference(all_log_probs(model, {kPrompts[2]}), expected) < 1e-5);
+      CHECK(model.config().residual_scale == (family == "tiny_zero_gpt" ? 1 : a));
+    }
+  }
+  // Seven matrices: the embedding, q, k, v, o, up and down; with their biases and three norms 19.
+  auto config = config_of("tiny_zero_roformer_v2");
+  config.num_layers = 1;
+  CHECK(Model(config, Head::language_model, torch::kMeta).named_tensors().size() == 7);
+  config.family = "tiny_zero_gpt";
+  CHECK(Model(config, Head::language_model, torch::kMeta).named_tensors().size() == 19);
+}
+
+TEST_CASE("RoFormerV2 starts from a truncated normal of deviation 1 / sqrt(d_in L) [RoFormerV2]") {
+  auto config = config_of("tiny_zero_roformer_v2");
+  config.hidden_size = 96;
+  config.ffn_size = 160;
+  config.num_layers = 4;
+  config.vocab_size = config.used_vocab_size = 200;
+  const Model model(config, Head::both, /*seed=*/3, torch::kCPU);
+  for (const auto& [name, tensor] : model.named_tensors()) {
+    CAPTURE(name);
+    if (name == "value_head.weight") {
+      CHECK(tensor.abs().max().item<double>() == 0);
+      continue;
+    }
+    // d_in is 96 but behind the heads (64) and inside the feed-forward part (160). 1.1368 times as
+    // wide before the cut at two deviations, which leaves 0.8796 of it.
+    const double d_in = name.ends_with("o_proj.weight")      ? 64
+                        : name.ends_with("down_proj.weight") ? 160
+                                                             : 96;
+    const double wanted = 1 / std::sqrt(d_in * 4);
+    CHECK(tensor.std().item<double>() == doctest::Approx(wanted).epsilon(0.03));
+    const double largest = tensor.abs().max().item<double>();
+    CHECK(largest <= 2 * 1.1369 * wanted);
+    CHECK(largest > 2 * 1.08 * wanted);  // of thousands, some are near the cut
+  }
+}
+
+TEST_CASE("config.json of the own shapes says what they are, holds a, and is refused if not") {
+  Model model = small_model(Head::language_model, config_of("tiny_zero_roformer_v2"));
+  model.set_residual_scale(0.375);
+  const Saved saved(model);
+  Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
+  CHECK(loaded.config().residual_scale == 0.375);
+  CHECK(torch::equal(all_log_probs(loaded, kPrompts), all_log_probs(model, kPrompts)));
+  CHECK(loaded.clone(Head::value).config().residual_scale == 0.375);
+  loaded.set_residual_scale(0.5);  // moves on, and is saved as it is then
+  const Saved later(loaded);
+  CHECK(Model::load(later.path, Head::value, torch::kCPU).config().residual_scale == 0.5);
+  saved.set("residual_scale", 1.5);
+  CHECK(saved.refusal().find("residual_scale: found 1.5") != std::string::npos);
+  saved.set("residual_scale", 1);
+  saved.set("hidden_act", "silu");
+  CHECK(saved.refusal().find("hidden_act") != std::string::npos);
+  const Saved gpt(small_model(Head::language_model, config_of("tiny_zero_gpt")));
+  CHECK(gpt.refusal() == "loaded");
+  gpt.set("residual_scale", 0.5);  // it has no such thing
+  CHECK(gpt.refusal().find("residual_scale") != std::string::npos);
+  const Saved qwen2(small_model());
+  qwen2.set("layer_norm_eps", 1e-5);
+  CHECK(qwen2.refusal().find("layer_norm_eps") != std::string::npos);
 }
 
 TEST_CASE(

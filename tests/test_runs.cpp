@@ -492,6 +492,62 @@ TEST_CASE("pretraining stopped and resumed equals straight pretraining") {
         read_lines(run_path("base") / "metrics.jsonl").size());
 }
 
+TEST_CASE("a pre-training warm-up raises the rate, and RoFormerV2's a with it [RoFormerV2]") {
+  const std::string shape = " --shape roformer-v2 --pretrain-warmup-updates ";
+  const auto scale = [](const std::string& name) {
+    const auto config = run_path(name) / "model" / "config.json";
+    return json::parse(read_file(config))["residual_scale"].get<double>();
+  };
+  // 40000 tokens are some 75 updates: the first ramp ends, the second is left in it.
+  REQUIRE(tiny_zero(pretraining("ramp") + shape + "40").code == 0);
+  REQUIRE(tiny_zero(pretraining("long_ramp") + shape + "1000").code == 0);
+  REQUIRE(tiny_zero(pretraining("no_ramp") + " --shape roformer-v2").code == 0);
+  CHECK(scale("ramp") == 1);
+  CHECK(scale("no_ramp") == 1);
+  CHECK((scale("long_ramp") > 0.06 && scale("long_ramp") < 0.09));
+  const double rate = metrics("no_ramp").at(0)["lr"];  // of the 20th update
+  CHECK(metrics("ramp").at(0)["lr"] == doctest::Approx(rate * 20 / 40));
+  CHECK(metrics("ramp").back()["lr"] == metrics("no_ramp").back()["lr"]);
+  std::string output;
+  const int status = stop_at(pretraining("ramp_stopped") + shape + "1000",
+                             run_path("ramp_stopped") / "metrics.jsonl", 1, SIGINT, output);
+  CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT));
+  const std::string resumed = "pretrain --resume --runs-dir " + (workplace() / "runs").string();
+  REQUIRE(tiny_zero(resumed + " --name ramp_stopped").code == 0);
+  CHECK((read_tree(run_path("ramp_stopped") / "model") ==
+         read_tree(run_path("long_ramp") / "model")));
+}
+
+TEST_CASE("both own shapes are trained by PPO and GRPO, evaluated and exported with a note") {
+  for (const std::string shape : {"roformer-v2", "gpt"}) {
+    CAPTURE(shape);
+    REQUIRE(tiny_zero(pretraining("base_" + shape) + " --shape " + shape).code == 0);
+    const std::string model = (run_path("base_" + shape) / "model").string();
+    for (const std::string critic : {"separate", "shared"}) {
+      const std::string name = shape + "_ppo_" + critic;
+      REQUIRE(
+          tiny_zero(training(name, "--model " + model + " --algorithm ppo --critic " + critic, 3))
+              .code == 0);
+    }
+    const std::string flags = "--model " + model + " --kl loss-k3 --save-every 2";
+    REQUIRE(tiny_zero(training(shape + "_grpo", flags, 4)).code == 0);
+    for (const auto& line : metrics(shape + "_grpo"))
+      CHECK(line["ratio_max_deviation"] < 1e-4);  // the sampler and the update see one function
+    fs::remove_all(run_path(shape + "_grpo") / "checkpoints" / "step_4");
+    const auto before = metrics(shape + "_grpo");
+    REQUIRE(resume(shape + "_grpo", 4).code == 0);
+    CHECK((metrics(shape + "_grpo") == before));
+    const std::string eval =
+        "eval" + common() + " --eval-problems 4 --max-response-tokens 8 --model ";
+    CHECK(tiny_zero(eval + run_path(shape + "_grpo").string()).code == 0);
+    const Result exported = tiny_zero("export --model " + model + " --output " +
+                                      (workplace() / ("exported_" + shape)).string());
+    CHECK(exported.code == 0);
+    CHECK(contains(exported.output, "transformers and vLLM will refuse it"));
+    CHECK(tiny_zero(eval + (workplace() / ("exported_" + shape)).string()).code == 0);
+  }
+}
+
 TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
   std::istringstream names(
       "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate "
@@ -771,18 +827,29 @@ TEST_CASE(
 TEST_CASE(
     "the planned memory is the measured one within a tenth, and train refuses what does not fit") {
   const fs::path models = workplace() / "runs";
-  const auto pretrain = "pretrain" + in_runs() +
-                        " --name wide --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536";
-  REQUIRE(tiny_zero(pretrain + " --pretrain-tokens 1").code == 0);
+  const auto make_wide = [&](const std::string& shape) {
+    return tiny_zero("pretrain" + in_runs() + " --name wide_" + shape + " --shape " + shape +
+                     " --layers 3 --hidden 512 --heads 8 --kv-heads 2 --ffn 1536" +
+                     " --pretrain-tokens 1")
+        .code;
+  };
+  REQUIRE(make_wide("qwen2") == 0);
   const std::string options =
-      " --model " + (models / "wide" / "model").string() + in_runs() +
+      " --model " + (models / "wide_qwen2" / "model").string() + in_runs() +
       " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
   for (const std::string more :
        {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward",
-        "--algorithm prime"}) {
+        "--algorithm prime", "--model roformer-v2", "--model gpt"}) {
     CAPTURE(more);
     const std::string name = "plan" + std::to_string(more.size());
-    const Result run = tiny_zero("train" + options + " --name " + name + " " + more);
+    const bool own_shape = more.starts_with("--model ");
+    std::string flags = more;
+    if (own_shape) {
+      const std::string shape = more.substr(8);
+      REQUIRE(make_wide(shape) == 0);
+      flags = "--model " + (models / ("wide_" + shape) / "model").string();
+    }
+    const Result run = tiny_zero("train" + options + " --name " + name + " " + flags);
     REQUIRE(run.code == 0);
     const double planned = std::stod(run.output.substr(run.output.find("\npeak") + 5)) * (1 << 30);
     const double measured =

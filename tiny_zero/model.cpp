@@ -24,23 +24,52 @@ Tensor Model::cast(const Tensor& parameter) const {
 
 Tensor Model::embed(const Tensor& ids) const { return cast(torch::embedding(embedding_, ids)); }
 
-/// All blocks and the final norm.
+/// The family's norm, per row.
+/// @param x (N, d)   @return (N, d)
+Tensor Model::norm(const Tensor& x, const Norm& weights) const {
+  const int64_t d = config_.hidden_size;
+  if (config_.all_bias())
+    return torch::layer_norm(x, {d}, cast(weights.gain), cast(weights.bias), config_.norm_eps);
+  const Tensor gain = config_.post_norm() ? torch::ones({d}, x.options()) : cast(weights.gain);
+  return rms_norm(x, gain, config_.norm_eps);
+}
+
+/// What the feed-forward part hands to its last matrix.
+/// @param x (N, d)   @return (N, f)
+Tensor Model::ffn(const Tensor& x, const Layer& layer) const {
+  const Tensor up = torch::linear(x, cast(layer.gate_up_weight), cast(layer.up_bias));
+  return config_.gated() ? swiglu(up) : torch::gelu(up);  // from (N, 2f); from (N, f)
+}
+
+/// x + a (part weight^T + bias), normed if the family norms sums.
+/// @param x (N, d)   @param part (N, H D) or (N, f)   @return (N, d)
+Tensor Model::add_part(const Tensor& x, const Tensor& part, const Tensor& weight,
+                       const Tensor& bias) const {
+  const double a = config_.residual_scale;  // 1 but in the ramp of a post-norm model
+  Tensor sum = torch::addmm(x, part, cast(weight).t(), /*beta=*/1, /*alpha=*/a);
+  if (bias.defined()) sum = sum + cast(bias);  // no post-norm model has one
+  return config_.post_norm() ? norm(sum, {}) : sum;
+}
+
+/// All blocks and the final norm. A post-norm model has its first norm before them [RoFormerV2].
 /// @param x (N, d)
 /// @param attend  maps a layer's index and its qkv (N, (H + 2K) D) to what the heads read, (N, H D)
 /// @return (N, d)
 template <class Attend>
 Tensor Model::run_layers(Tensor x, const Attend& attend) const {
+  const auto pre_norm = [&](const Norm& weights) {
+    return config_.post_norm() ? x : norm(x, weights);  // (N, d)
+  };
+  if (config_.post_norm()) x = norm(x, {});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    const Tensor normed = rms_norm(x, cast(layer.input_norm), config_.norm_eps);  // (N, d)
-    Tensor qkv = torch::linear(normed, cast(layer.qkv_weight), cast(layer.qkv_bias));
-    if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);          // (N, (H + 2K) D)
-    x = torch::addmm(x, attend(i, qkv), cast(layer.output_weight).t());  // (N, d), residual added
-    const Tensor ffn_normed = rms_norm(x, cast(layer.ffn_norm), config_.norm_eps);  // (N, d)
-    const Tensor gate_up = torch::linear(ffn_normed, cast(layer.gate_up_weight));   // (N, 2f)
-    x = torch::addmm(x, swiglu(gate_up), cast(layer.down_weight).t());              // (N, d)
+    Tensor qkv =
+        torch::linear(pre_norm(layer.input_norm), cast(layer.qkv_weight), cast(layer.qkv_bias));
+    if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);  // (N, (H + 2K) D)
+    x = add_part(x, attend(i, qkv), layer.output_weight, layer.output_bias);
+    x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer), layer.down_weight, layer.down_bias);
   }
-  return rms_norm(x, cast(final_norm_), config_.norm_eps);
+  return pre_norm(final_norm_);
 }
 
 /// RMSNorm over each head of the queries and keys [Qwen3].
@@ -147,6 +176,8 @@ PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequenc
 
 ModelConfig ModelConfig::from_settings(const Config& settings, int64_t vocab_size) {
   ModelConfig config;
+  config.family = std::array{"qwen2", "tiny_zero_roformer_v2",
+                             "tiny_zero_gpt"}[static_cast<size_t>(settings.shape)];
   config.vocab_size = config.used_vocab_size = vocab_size;
   config.hidden_size = settings.hidden;
   config.num_layers = settings.layers;
@@ -167,7 +198,11 @@ std::vector<Model::Parameter> Model::list_parameters() {
     const auto add = [&](const char* name, Tensor& tensor, const std::vector<int64_t>& shape) {
       list.push_back({"model.layers." + std::to_string(i) + "." + name, &tensor, shape});
     };
-    add("input_layernorm.weight", layer.input_norm, {d});
+    const auto add_bias = [&](const char* name, Tensor& tensor, int64_t size) {
+      if (config_.all_bias()) add(name, tensor, {size});
+    };
+    if (!config_.post_norm()) add("input_layernorm.weight", layer.input_norm.gain, {d});
+    add_bias("input_layernorm.bias", layer.input_norm.bias, d);
     add("self_attn.q_proj.weight", layer.qkv_weight, {q, d});
     add("self_attn.k_proj.weight", layer.qkv_weight, {kv, d});
     add("self_attn.v_proj.weight", layer.qkv_weight, {kv, d});
@@ -181,12 +216,17 @@ std::vector<Model::Parameter> Model::list_parameters() {
       add("self_attn.k_norm.weight", layer.key_norm, {head_dim});
     }
     add("self_attn.o_proj.weight", layer.output_weight, {d, q});
-    add("post_attention_layernorm.weight", layer.ffn_norm, {d});
-    add("mlp.gate_proj.weight", layer.gate_up_weight, {f, d});
+    add_bias("self_attn.o_proj.bias", layer.output_bias, d);
+    if (!config_.post_norm()) add("post_attention_layernorm.weight", layer.ffn_norm.gain, {d});
+    add_bias("post_attention_layernorm.bias", layer.ffn_norm.bias, d);
+    if (config_.gated()) add("mlp.gate_proj.weight", layer.gate_up_weight, {f, d});
     add("mlp.up_proj.weight", layer.gate_up_weight, {f, d});
+    add_bias("mlp.up_proj.bias", layer.up_bias, f);
     add("mlp.down_proj.weight", layer.down_weight, {d, f});
+    add_bias("mlp.down_proj.bias", layer.down_bias, d);
   }
-  list.push_back({"model.norm.weight", &final_norm_, {d}});
+  if (!config_.post_norm()) list.push_back({"model.norm.weight", &final_norm_.gain, {d}});
+  if (config_.all_bias()) list.push_back({"model.norm.bias", &final_norm_.bias, {d}});
   if (head_ != Head::value && !config_.tie_embeddings)
     list.push_back({"lm_head.weight", &lm_head_, {vocab, d}});
   if (head_ != Head::language_model) list.push_back({"value_head.weight", &value_head_, {1, d}});
@@ -239,15 +279,29 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
     : Model(config, head, device) {
   const at::NoGradGuard no_grad;
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::weights));
-  const auto fill = [&](Tensor& weight, double deviation) {
-    if (weight.defined())
-      weight.copy_(torch::empty(weight.sizes()).normal_(0.0, deviation, generator));
-  };
   const double deviation = 0.02, layers = static_cast<double>(config.num_layers);
+  const auto fill = [&](Tensor& weight, double pre_norm_deviation) {
+    if (!weight.defined()) return;
+    const Tensor start = torch::empty(weight.sizes());
+    if (config.post_norm()) {
+      // [RoFormerV2]: normal, cut off at two deviations, so that 1 / sqrt(d_in L) is left of them.
+      // The embedding is a matrix of d columns, too: as the head its d_in is d, and what goes in
+      // through it is normed at once, whatever its scale.
+      const double cut = std::erf(std::numbers::sqrt2);
+      const double d_in = static_cast<double>(weight.size(1));
+      start.uniform_(-cut, cut, generator)
+          .erfinv_()
+          .mul_(std::numbers::sqrt2 * 1.1368 / std::sqrt(d_in * layers));
+    } else {
+      start.normal_(0.0, pre_norm_deviation, generator);
+    }
+    weight.copy_(start);
+  };
   const double residual_deviation = deviation / std::sqrt(2.0 * layers);
   fill(embedding_, deviation);
   for (auto& layer : layers_) {
-    for (Tensor* norm : {&layer.input_norm, &layer.ffn_norm, &layer.query_norm, &layer.key_norm}) {
+    for (Tensor* norm :
+         {&layer.input_norm.gain, &layer.ffn_norm.gain, &layer.query_norm, &layer.key_norm}) {
       if (norm->defined()) norm->fill_(1.0);
     }
     fill(layer.qkv_weight, deviation);
@@ -255,7 +309,7 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
     fill(layer.gate_up_weight, deviation);
     fill(layer.down_weight, residual_deviation);
   }
-  final_norm_.fill_(1.0);
+  if (final_norm_.gain.defined()) final_norm_.gain.fill_(1.0);
   fill(lm_head_, deviation);
 }
 

@@ -1,7 +1,9 @@
 #pragma once
 // A decoder-only transformer: pre-norm RMSNorm, rotary positions, grouped-query attention, SwiGLU,
 // tied or separate embeddings. The families differ in two points: Qwen2 has biases on q, k and v,
-// Qwen3 norms of q and k; Llama has neither. Sequences are packed, without padding.
+// Qwen3 norms of q and k; Llama has neither. Two more are only made here, to compare: one that
+// norms each sum instead, without weights [RoFormerV2], and one with LayerNorm, biases everywhere
+// and GELU, which but for its rotary positions is GPT-2's. Sequences are packed, without padding.
 
 #include <filesystem>
 #include <string>
@@ -35,7 +37,8 @@ enum class Head { language_model, value, both };
 
 class Model {
  public:
-  /// Random weights: normal(0, 0.02), output projections divided by sqrt(2 layers) [GPT-2].
+  /// Random weights: normal(0, 0.02), output projections divided by sqrt(2 layers) [GPT-2]; those
+  /// of a post-norm model as [RoFormerV2] has them.
   Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device device);
 
   /// All weights zero; on torch::kMeta shapes without memory.
@@ -59,6 +62,12 @@ class Model {
   /// used.
   void set_compute_type(torch::Dtype dtype) { compute_type_ = dtype; }
   torch::Dtype compute_type() const { return compute_type_; }
+
+  /// Sets a of a post-norm model, in [0, 1]: h = norm(h + a part(h)) [RoFormerV2]. Others have
+  /// none.
+  void set_residual_scale(double scale) {
+    if (config_.post_norm()) config_.residual_scale = scale;
+  }
 
   /// Last hidden states after the final norm.   @return (N, d)
   torch::Tensor hidden_states(const PackedTokens& tokens) const;
@@ -102,9 +111,13 @@ class Model {
   void limit_vocabulary(int64_t size);
 
  private:
-  struct Layer {
-    torch::Tensor input_norm, qkv_weight, output_weight, ffn_norm, gate_up_weight, down_weight;
-    torch::Tensor qkv_bias, query_norm, key_norm;  // undefined where the family has none
+  struct Norm {
+    torch::Tensor gain, bias;
+  };
+  struct Layer {  // a tensor is undefined where the family has none
+    Norm input_norm, ffn_norm;
+    torch::Tensor qkv_weight, output_weight, gate_up_weight, down_weight;  // no gate: only up
+    torch::Tensor qkv_bias, output_bias, up_bias, down_bias, query_norm, key_norm;
   };
   /// A tensor of the weights file. Neighbours with one `tensor` are its rows from top to bottom: q,
   /// k and v are one matrix in memory, and so are gate and up.
@@ -120,6 +133,10 @@ class Model {
   torch::Tensor embed(const torch::Tensor& ids) const;
   template <class Attend>
   torch::Tensor run_layers(torch::Tensor x, const Attend& attend) const;
+  torch::Tensor norm(const torch::Tensor& x, const Norm& weights) const;
+  torch::Tensor ffn(const torch::Tensor& x, const Layer& layer) const;
+  torch::Tensor add_part(const torch::Tensor& x, const torch::Tensor& part,
+                         const torch::Tensor& weight, const torch::Tensor& bias) const;
   torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
 
   ModelConfig config_;
@@ -129,7 +146,8 @@ class Model {
   mutable torch::Tensor gradients_;
   NamedTensors named_;                 // slices of parameters_, as the weights file has them
   std::vector<torch::Tensor> leaves_;  // slices of parameters_, as the forward pass uses them
-  torch::Tensor embedding_, final_norm_, lm_head_, value_head_;
+  torch::Tensor embedding_, lm_head_, value_head_;
+  Norm final_norm_;
   std::vector<Layer> layers_;
   Rope rope_;
 };

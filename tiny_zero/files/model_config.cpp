@@ -13,22 +13,35 @@ namespace {
 using nlohmann::json;
 
 const std::map<std::string, std::string> kArchitectures{
-    {"qwen2", "Qwen2ForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}, {"llama", "LlamaForCausalLM"}};
+    {"qwen2", "Qwen2ForCausalLM"},
+    {"qwen3", "Qwen3ForCausalLM"},
+    {"llama", "LlamaForCausalLM"},
+    {"tiny_zero_roformer_v2", "TinyZeroRoFormerV2ForCausalLM"},
+    {"tiny_zero_gpt", "TinyZeroGPTForCausalLM"}};
+
+/// The fields whose name or value depends on the family.
+const char* eps_field(const ModelConfig& config) {
+  return config.all_bias() ? "layer_norm_eps" : "rms_norm_eps";
+}
+const char* activation(const ModelConfig& config) { return config.gated() ? "silu" : "gelu"; }
 
 /// Fields that would change the computation, with the only value that the model supports.
-const std::map<std::string, json> kOnlyValues{
-    {"hidden_act", "silu"},      {"use_sliding_window", false},
-    {"attention_bias", false},   {"mlp_bias", false},
-    {"rope_interleaved", false}, {"partial_rotary_factor", 1.0},
-    {"use_mrope", false},        {"is_encoder_decoder", false},
-    {"pretraining_tp", 1},       {"quantization_config", nullptr}};
+const std::map<std::string, json> kOnlyValues{{"use_sliding_window", false},
+                                              {"attention_bias", false},
+                                              {"mlp_bias", false},
+                                              {"rope_interleaved", false},
+                                              {"partial_rotary_factor", 1.0},
+                                              {"use_mrope", false},
+                                              {"is_encoder_decoder", false},
+                                              {"pretraining_tp", 1},
+                                              {"quantization_config", nullptr}};
 
 /// Fields that may stand in the file.
 const std::set<std::string> kKnown{
     // read below
     "model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers",
     "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "rms_norm_eps",
+    "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters",
     "tie_word_embeddings", "layer_types",
     // without effect: dropout is never applied [T31], windows count only with use_sliding_window
     "attention_dropout", "dtype", "initializer_range", "is_llama_config", "max_window_layers",
@@ -38,10 +51,12 @@ const std::set<std::string> kKnown{
 // The bound keeps a broken file from asking for absurd amounts of memory.
 constexpr int64_t kMaxSize = 1 << 24;
 
-void check_supported(const Field& fields) {
+void check_supported(const Field& fields, ModelConfig& config) {
   const Field family = fields["model_type"];
   const auto architecture = kArchitectures.find(family.text());
-  if (architecture == kArchitectures.end()) family.fail("qwen2, qwen3 or llama");
+  if (architecture == kArchitectures.end())
+    family.fail("qwen2, qwen3 or llama, or a model that pretrain made");
+  config.family = family.text();
   const json wanted = json::array({architecture->second}),
              found = fields.value.value("architectures", wanted);
   if (found != wanted)
@@ -49,6 +64,10 @@ void check_supported(const Field& fields) {
   for (const auto& [name, field] : fields.members()) {
     if (kOnlyValues.contains(name)) {
       field.must_be(kOnlyValues.at(name));
+    } else if (name == "hidden_act") {
+      field.must_be(activation(config));
+    } else if (name == eps_field(config) || (name == "residual_scale" && config.post_norm())) {
+      continue;
     } else if (!kKnown.contains(name) && !name.starts_with('_') && !name.ends_with("_token_id")) {
       field.fail(
           "no such field: this program does not know it; remove it if it does not change what the "
@@ -100,10 +119,9 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
   const json config_json = source,
              generation = std::filesystem::exists(beside) ? read_json(beside, "") : Json::object();
   const Field fields{config_json, path.string() + ": "};
-  check_supported(fields);
   ModelConfig config;
+  check_supported(fields, config);
   config.source = source.dump(2);
-  config.family = fields["model_type"].text();
   config.vocab_size = config.used_vocab_size = fields["vocab_size"].integer(1, kMaxSize);
   config.hidden_size = fields["hidden_size"].integer(1, kMaxSize);
   config.num_layers = fields["num_hidden_layers"].integer(1, 1000);
@@ -118,9 +136,11 @@ ModelConfig ModelConfig::from_file(const std::filesystem::path& path) {
     dim.fail("an even number, by default hidden_size / num_attention_heads");
   config.max_positions = fields["max_position_embeddings"].integer(1, 1 << 20);
   read_rope(fields, config);
-  const Field eps = fields["rms_norm_eps"];
+  const Field eps = fields[eps_field(config)], scale = fields["residual_scale"];
   config.norm_eps = eps.number(config.norm_eps);
   if (config.norm_eps <= 0 || config.norm_eps >= 1) eps.fail("a number above 0 and below 1");
+  config.residual_scale = scale.number(config.residual_scale);
+  if (config.residual_scale < 0 || config.residual_scale > 1) scale.fail("a number from 0 to 1");
   config.tie_embeddings = fields["tie_word_embeddings"].flag(false);
   add_end_ids(fields, config.end_ids);
   add_end_ids({generation, beside.string() + ": "}, config.end_ids);
@@ -131,7 +151,7 @@ void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype)
   Json fields = source.empty()
                     ? Json{{"architectures", {kArchitectures.at(family)}},
                            {"model_type", family},
-                           {"hidden_act", "silu"},
+                           {"hidden_act", activation(*this)},
                            {"hidden_size", hidden_size},
                            {"intermediate_size", ffn_size},
                            {"max_position_embeddings", max_positions},
@@ -139,12 +159,13 @@ void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype)
                            {"num_hidden_layers", num_layers},
                            {"num_key_value_heads", attention.num_kv_heads},
                            {"head_dim", attention.head_dim},
-                           {"rms_norm_eps", norm_eps},
+                           {eps_field(*this), norm_eps},
                            {"rope_theta", rope_theta},
                            {"tie_word_embeddings", tie_embeddings},
                            {"eos_token_id", end_ids.size() == 1 ? Json(end_ids[0]) : Json(end_ids)},
                            {"vocab_size", vocab_size}}
                     : Json::parse(source);
+  if (post_norm()) fields["residual_scale"] = residual_scale;
   fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] =
       dtype == torch::kBFloat16  ? "bfloat16"
       : dtype == torch::kFloat16 ? "float16"

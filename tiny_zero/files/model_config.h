@@ -18,7 +18,7 @@ struct RopeScaling {
 
 /// The fields of config.json that decide what the model computes.
 struct ModelConfig {
-  std::string family = "qwen2";  // model_type: qwen2, qwen3 or llama
+  std::string family = "qwen2";  // model_type: qwen2, qwen3, llama or one of this program's own
   int64_t vocab_size = 0;        // V', rows of the embedding matrix
   int64_t used_vocab_size = 0;   // V; ids from here on are padding. Model::limit_vocabulary()
   int64_t hidden_size = 128;     // d
@@ -29,12 +29,18 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
   double norm_eps = 1e-6;
+  double residual_scale = 1.0;   // a [RoFormerV2]; below 1 only while its ramp lasts
   bool tie_embeddings = true;    // the embedding is the language model's head, too
   std::vector<int64_t> end_ids;  // end a response: of config.json and generation_config.json
   std::string source;            // the file's text, written back by to_file(); "" if new
 
-  bool qkv_bias() const { return family == "qwen2"; }
+  // What the families differ in. transformers does not know the last two, by any name.
+  bool qkv_bias() const { return family == "qwen2" || all_bias(); }
   bool qk_norm() const { return family == "qwen3"; }
+  bool post_norm() const { return family == "tiny_zero_roformer_v2"; }  // without weights
+  bool all_bias() const { return family == "tiny_zero_gpt"; }  // and LayerNorm, with gain and bias
+  bool gated() const { return !post_norm() && !all_bias(); }   // SwiGLU, else GELU
+  bool known_elsewhere() const { return gated(); }
 
   /// Reads config.json and, for the end ids, generation_config.json beside it.
   /// @throws std::invalid_argument with the field, what it holds and what is supported. An unknown

@@ -9,6 +9,12 @@ namespace tiny_zero {
 
 struct Config;  // config.h
 
+enum class Shape { qwen2, roformer_v2, gpt };
+constexpr auto choices(Shape) {
+  using enum Shape;
+  return std::array{Choice{qwen2, "qwen2"}, Choice{roformer_v2, "roformer-v2"}, Choice{gpt, "gpt"}};
+}
+
 enum class Algorithm { ppo, grpo, prime };
 constexpr auto choices(Algorithm) {
   using enum Algorithm;

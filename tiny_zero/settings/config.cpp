@@ -35,6 +35,10 @@ Settings Config::settings() {
            "print all settings at the start, not only those that differ from recipe and defaults");
   list.section("task", /*identity=*/true).add("task", task, "what is asked and how it is graded");
   list.section("shape", /*identity=*/true)
+      .add("shape", shape,
+           "qwen2; roformer-v2: norms without weights after each part, no biases, no gate "
+           "[RoFormerV2]; gpt: LayerNorm, biases everywhere, no gate. The last two are this "
+           "program's own: transformers cannot read them")
       .add("layers", layers, 1, 1000, "transformer blocks")
       .add("hidden", hidden, 16, kMany, "width of the hidden states")
       .add("heads", heads, 1, 1000, "query heads; hidden / heads is the head size, an even number")
@@ -48,7 +52,10 @@ Settings Config::settings() {
       .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany,
            "tokens per update; small batches learn more per token")
       .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
-           "at the start; falls linearly to 0");
+           "at the start; falls linearly to 0")
+      .add("pretrain-warmup-updates", pretrain_warmup_updates, 0, kMany,
+           "first updates, over which the learning rate rises linearly, and with roformer-v2 the "
+           "weight of each layer's parts (a) from 0 to 1; 0 is none");
   list.section("sft")
       .add("data", data, "JSON Lines file of {\"prompt\", \"response\"}, as generate writes them")
       .identity()

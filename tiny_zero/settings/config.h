@@ -29,6 +29,7 @@ struct Config {
   std::string task = "countdown";
 
   // model shape
+  Shape shape = Shape::qwen2;
   int64_t layers = 4;
   int64_t hidden = 128;
   int64_t heads = 4;
@@ -41,6 +42,7 @@ struct Config {
   int64_t pretrain_tokens = 5'000'000;
   int64_t pretrain_batch_tokens = 2048;
   double pretrain_learning_rate = 2e-3;
+  int64_t pretrain_warmup_updates = 0;
 
   // sft
   std::string data;

@@ -303,9 +303,14 @@ void export_model(const Config& config) {
                                 "\", want a directory that holds no model yet");
   std::filesystem::create_directories(to);  // throws before the weights are read
   const SideFiles side_files = read_side_files(from);
-  Model::load(from, Head::language_model, torch::kCPU).save(to, to_dtype(config.export_type));
+  const Model model = Model::load(from, Head::language_model, torch::kCPU);
+  model.save(to, to_dtype(config.export_type));
   write_side_files(to, side_files);
   std::cout << "model in " << to.string() << std::endl;
+  if (!model.config().known_elsewhere()) {
+    std::cout << "note: its model_type " << model.config().family
+              << " is this program's own; transformers and vLLM will refuse it" << std::endl;
+  }
 }
 
 }  // namespace tiny_zero

@@ -74,6 +74,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
 
   const auto& [heads, kv_heads, dim] = shape.attention;
   const auto d = static_cast<double>(shape.hidden_size), f = static_cast<double>(shape.ffn_size);
+  const double ffn = (shape.gated() ? 3 : 2) * f;  // what the backward pass keeps of it
   const auto layers = static_cast<double>(shape.num_layers),
              vocab = static_cast<double>(shape.vocab_size);
   const auto width = static_cast<double>(shape.attention.qkv_width()),
@@ -90,7 +91,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double cache =
       layers * rows * 2 * kv_width * static_cast<double>((longest + 15) / 16 * 16) * element;
   const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * 20 +
-                          static_cast<double>(groups) * prompt * (3 * f + width + 4 * d) * element;
+                          static_cast<double>(groups) * prompt * (ffn + width + 4 * d) * element;
 
   // Update: what the backward pass keeps of each layer (the inputs of two norms and four products,
   // q, k and v), plus the larger of two: the logits of one chunk with the embedding's gradient, or
@@ -102,9 +103,11 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
       std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest));
   const double responses =
       tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
-  double per_token = 4 * d + width + attended + static_cast<double>(heads) + 3 * f;
+  double per_token = 4 * d + width + attended + static_cast<double>(heads) + ffn;
   if (shape.qk_norm()) per_token += attended + kv_width;
-  // The reference implementation keeps more than the fused kernels.
+  // The reference implementation keeps more than the fused kernels: LibTorch's GELU and LayerNorm,
+  // as measured, and everything in bfloat16 or on a GPU.
+  if (!shape.gated()) per_token += (shape.all_bias() ? 4 : 2) * d;
   if (narrow || cuda) per_token += 12 * d / element + 4 * attended + f;
   // Fragmentation, measured: tensors have other sizes in each micro-batch.
   constexpr double kGaps = 1.1;
@@ -113,7 +116,7 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const double logits =
       kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies +
       2 * vocab * d * 4;
-  const double inside_layer = tokens * (3 * f + 2 * d) * element;
+  const double inside_layer = tokens * (ffn + 2 * d) * element;
 
   MemoryPlan plan;
   plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident_memory()},

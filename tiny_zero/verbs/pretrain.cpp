@@ -75,8 +75,13 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   training.run(*learner, directory, config, training.tokens, config.pretrain_tokens, [&] {
     const TextBatch batch = next_batch(task, tokenizer, shape.end_ids[0],
                                        config.pretrain_batch_tokens, training.cursor, device);
+    const double warmup = static_cast<double>(config.pretrain_warmup_updates);
+    const double ramp = training.update < config.pretrain_warmup_updates
+                            ? static_cast<double>(training.update + 1) / warmup
+                            : 1;
+    learner->model.set_residual_scale(ramp);
     const double learning_rate =
-        config.pretrain_learning_rate *
+        ramp * config.pretrain_learning_rate *
         (1 - static_cast<double>(training.tokens) / static_cast<double>(config.pretrain_tokens));
     const Tensor loss = next_token_loss(learner->model, batch);
     loss.backward();
