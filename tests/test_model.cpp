@@ -331,6 +331,154 @@ TEST_CASE("config.json of the own shapes says what they are, holds a, and is ref
   CHECK(qwen2.refusal().find("layer_norm_eps") != std::string::npos);
 }
 
+// ---- Adapters -----------------------------------------------------------------------------------
+
+namespace {
+
+constexpr double kAlpha = 6;
+
+/// Adapters upon a saved model, far enough from zero to show.
+Model adapted_model(const Saved& base, int64_t rank = 3) {
+  const at::NoGradGuard no_grad;
+  Model model = Model::load(base.path, Head::language_model, torch::kCPU)
+                    .merged()
+                    .with_adapters({rank, kAlpha, base.path, checksum_of_weights(base.path)}, 5);
+  auto generator = at::detail::createCPUGenerator(4);
+  model.parameters().add_(
+      torch::randn(model.parameters().sizes(), generator, torch::TensorOptions()) * 0.2);
+  return model;
+}
+
+}  // namespace
+
+TEST_CASE("LowRank adds scale B A, worked by hand [LoRA]") {
+  const Tensor weight = torch::tensor({{1.0, 2.0, 3.0}, {4.0, 5.0, 6.0}});
+  // B A = (2, -1)^T (1, 0, 3) = (2, 0, 6; -1, 0, -3); alpha 6 over rank 1... here scale 0.5.
+  const LowRank adapter{torch::tensor({{1.0, 0.0, 3.0}}), torch::tensor({{2.0}, {-1.0}})};
+  CHECK(torch::equal(adapter.added_to(weight, 0.5),
+                     torch::tensor({{2.0, 2.0, 6.0}, {3.5, 5.0, 4.5}})));
+  CHECK(torch::equal(LowRank{}.added_to(weight, 0.5), weight));
+  CHECK(Lora{8, 32, "", ""}.scale() == 4.0);
+}
+
+TEST_CASE("new adapters change nothing, share the base's memory, and A is uniform [LoRA]") {
+  const at::NoGradGuard no_grad;
+  Model base = small_model();
+  const Model model = base.with_adapters({4, kAlpha, "", ""}, /*seed=*/1);
+  CHECK(torch::equal(all_log_probs(model, kPrompts), all_log_probs(base, kPrompts)));
+  CHECK(model.without_adapters().parameters().data_ptr() == base.parameters().data_ptr());
+  // Two layers of four matrices: qkv (128, 32), o (32, 64), gate and up (96, 32), down (32, 48).
+  CHECK(model.named_tensors().size() == 16);
+  CHECK(model.parameters().numel() == 2 * 4 * ((128 + 32) + (32 + 64) + (96 + 32) + (32 + 48)));
+  for (const auto& [name, tensor] : model.named_tensors()) {
+    CAPTURE(name);
+    if (name.ends_with("lora_B.weight")) {
+      CHECK(tensor.abs().max().item<double>() == 0);
+      continue;
+    }
+    const double bound = 1 / std::sqrt(static_cast<double>(tensor.size(1)));
+    CHECK(tensor.abs().max().item<double>() <= bound);
+    CHECK(tensor.std().item<double>() ==
+          doctest::Approx(bound / std::sqrt(3.0)).epsilon(0.15));  // of a uniform distribution
+  }
+  const auto again = base.with_adapters({4, kAlpha, "", ""}, 1);
+  CHECK(torch::equal(again.parameters(), model.parameters()));
+  CHECK(!torch::equal(base.with_adapters({4, kAlpha, "", ""}, 2).parameters(), model.parameters()));
+  CHECK_THROWS_WITH_AS(base.with_adapters({33, kAlpha, "", ""}, 1),
+                       doctest::Contains("qkv_proj is (128, 32), want at most the smaller"),
+                       std::invalid_argument);
+}
+
+TEST_CASE("with adapters a model is its base with scale B A in every matrix [LoRA]") {
+  const Saved saved(small_model());
+  Model model = adapted_model(saved);
+  const Model base = Model::load(saved.path, Head::language_model, torch::kCPU);
+  {
+    const at::NoGradGuard no_grad;
+    // By the file's names: q, k and v are rows of one product, and so are gate and up.
+    Model by_hand = base.clone(Head::language_model);
+    std::map<std::string, Tensor> adapters, weights;
+    for (const auto& [name, tensor] : model.named_tensors()) adapters[name] = tensor;
+    for (const auto& [name, tensor] : by_hand.named_tensors()) weights[name] = tensor;
+    for (const std::string layer : {"model.layers.0.", "model.layers.1."}) {
+      const std::vector<std::pair<std::string, std::vector<std::string>>> matrices{
+          {"self_attn.qkv_proj", {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
+          {"self_attn.o_proj", {"self_attn.o_proj"}},
+          {"mlp.gate_up_proj", {"mlp.gate_proj", "mlp.up_proj"}},
+          {"mlp.down_proj", {"mlp.down_proj"}}};
+      for (const auto& [fused, parts] : matrices) {
+        const Tensor product = adapters.at(layer + fused + ".lora_B.weight")
+                                   .matmul(adapters.at(layer + fused + ".lora_A.weight"));
+        int64_t row = 0;
+        for (const auto& part : parts) {
+          Tensor weight = weights.at(layer + part + ".weight");
+          weight.add_(2 * product.slice(0, row, row + weight.size(0)));  // alpha 6 / rank 3
+          row += weight.size(0);
+        }
+      }
+    }
+    const Tensor expected = all_log_probs(by_hand, kPrompts);
+    CHECK(largest_difference(all_log_probs(model, kPrompts), expected) < 1e-5);
+    CHECK(largest_difference(all_log_probs(base, kPrompts), expected) > 0.1);
+    CHECK(largest_difference(all_log_probs(model.merged(), kPrompts), expected) < 1e-5);
+    CHECK(torch::equal(all_log_probs(model.without_adapters(), kPrompts),
+                       all_log_probs(base, kPrompts)));
+    // Sampling has the adapters merged in once, training adds them in each pass: one function.
+    CHECK(torch::equal(all_log_probs(model.cast_for_sampling(), kPrompts),
+                       all_log_probs(model, kPrompts)));
+    CHECK(torch::equal(base.parameters(), model.without_adapters().parameters()));
+  }
+  // The gradient is that of the adapters, and it is the slope of the loss.
+  const auto tokens = PackedTokens::from(kPrompts, torch::kCPU);
+  const auto loss = [&] {
+    return model
+        .log_probs(model.hidden_states(tokens), ids_of({0, 1, 2, 3, 6}), ids_of({1, 12, 30, 2, 9}),
+                   1.0, false)
+        .log_probs.sum();
+  };
+  loss().backward();
+  CHECK(model.gradients().sizes() == model.parameters().sizes());
+  const at::NoGradGuard no_grad;
+  const Tensor start = model.parameters().clone();
+  const Tensor direction =
+      torch::randn(start.sizes(), at::detail::createCPUGenerator(7), torch::TensorOptions());
+  const double h = 2e-4;
+  model.parameters().copy_(start + h * direction);
+  const double above = loss().item<double>();
+  model.parameters().copy_(start - h * direction);
+  const double below = loss().item<double>();
+  CHECK((above - below) / (2 * h) ==
+        doctest::Approx((model.gradients() * direction).sum().item<double>())
+            .epsilon(0.02)
+            .scale(10));
+}
+
+TEST_CASE("adapters are saved alone, come back with their base, and know another [LoRA]") {
+  const Saved base(small_model());
+  const Model model = adapted_model(base);
+  const Saved saved(model);
+  CHECK(!fs::exists(saved.path / "model.safetensors"));
+  const Model loaded = Model::load(saved.path, Head::language_model, torch::kCPU);
+  CHECK(torch::equal(loaded.parameters(), model.parameters()));
+  CHECK(torch::equal(all_log_probs(loaded, kPrompts), all_log_probs(model, kPrompts)));
+  {  // the base of one run may itself hold adapters
+    const Saved second(adapted_model(saved, 2));
+    const Model upon = Model::load(second.path, Head::language_model, torch::kCPU);
+    CHECK(torch::equal(upon.without_adapters().parameters(), model.merged().parameters()));
+  }
+  auto stored = load_safetensors(saved.path / "adapters.safetensors");
+  stored.erase("model.layers.1.mlp.down_proj.lora_A.weight");
+  save_safetensors(saved.path / "changed", {stored.begin(), stored.end()});
+  fs::rename(saved.path / "changed", saved.path / "adapters.safetensors");
+  CHECK(saved.refusal().find("model.layers.1.mlp.down_proj.lora_A.weight is missing") !=
+        std::string::npos);
+  small_model(Head::language_model, config_of("llama")).save(base.path);
+  CHECK(saved.refusal().find("not those that the adapters were trained on") != std::string::npos);
+  CHECK(saved.refusal().find(base.path.string()) != std::string::npos);
+  fs::remove_all(base.path);
+  CHECK(saved.refusal().find("where no model is") != std::string::npos);
+}
+
 TEST_CASE(
     "a saved model comes back bit for bit; a value head that the file lacks starts at zero [T19]") {
   auto config = small_config();

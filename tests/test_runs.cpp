@@ -548,6 +548,56 @@ TEST_CASE("both own shapes are trained by PPO and GRPO, evaluated and exported w
   }
 }
 
+TEST_CASE("a run with adapters saves them alone, ends the same if stopped, and is a model [LoRA]") {
+  for (const std::string& more : {kGrpo, kPpo}) {
+    const std::string flags = more + " --lora-rank 4 --lora-alpha 16";
+    const std::string name = more == kPpo ? "lora_ppo" : "lora_grpo";
+    CAPTURE(name);
+    REQUIRE(tiny_zero(training(name, flags)).code == 0);
+    std::string output;
+    stop_at(training(name + "_stopped", flags), run_path(name + "_stopped") / "metrics.jsonl", 4,
+            SIGTERM, output);
+    REQUIRE(resume(name + "_stopped").code == 0);
+    check_same(name + "_stopped", name);
+    const fs::path model = run_path(name) / "checkpoints" / "step_32" / "model";
+    CHECK(!fs::exists(model / "model.safetensors"));
+    CHECK(fs::file_size(model / "adapters.safetensors") <
+          fs::file_size(base_model() + "/model.safetensors"));
+    REQUIRE(fs::exists(model / "lora.json"));
+  }
+  const std::string run = run_path("lora_grpo").string(),
+                    merged = (workplace() / "merged").string();
+  const std::string eval =
+      "eval" + common() + " --eval-problems 8 --max-response-tokens 16 --model ";
+  const Result adapted = tiny_zero(eval + run);
+  CHECK(adapted.code == 0);
+  REQUIRE(tiny_zero("export --export-type float32 --model " + run + " --output " + merged).code ==
+          0);
+  CHECK(!fs::exists(merged + "/lora.json"));
+  const std::string line = workplace() / "line.jsonl";
+  std::ofstream(line) << R"({"prompt": "use 1,2,3", "response": "1+2"})" << '\n';
+  const Result with = tiny_zero("score --model " + run + " < " + line),
+               without = tiny_zero("score --model " + merged + " < " + line),
+               base = tiny_zero("score --model " + base_model() + " < " + line);
+  const auto first = [](const Result& result) {
+    return json::parse(result.output)["log_probs"][0].get<double>();
+  };
+  CHECK(first(with) == doctest::Approx(first(without)).epsilon(1e-6));
+  CHECK(first(with) != doctest::Approx(first(base)).epsilon(1e-4));
+  CHECK(tiny_zero(training("upon", "--model " + run + " --lora-rank 2", 2)).code == 0);
+  CHECK(tiny_zero(training("upon_full", "--model " + run + " --kl loss-k3", 2)).code == 0);
+  const Result shared =
+      tiny_zero(training("no", "--algorithm ppo --critic shared --lora-rank 2", 2));
+  CHECK(shared.code == 1);
+  CHECK(contains(shared.output, "critic = separate"));
+  const Result rank = tiny_zero(training("no", "--lora-rank 33", 2));
+  CHECK(rank.code == 1);
+  CHECK(contains(rank.output, "model.layers.0.self_attn.qkv_proj is (96, 32)"));
+  const Result alpha = tiny_zero(training("no", "--lora-alpha 8", 2));
+  CHECK(alpha.code == 1);
+  CHECK(contains(alpha.output, "lora-rank"));
+}
+
 TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
   std::istringstream names(
       "step reward_mean accuracy format_rate answered_rate response_tokens_mean truncated_rate "
@@ -839,7 +889,7 @@ TEST_CASE(
       " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60";
   for (const std::string more :
        {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward",
-        "--algorithm prime", "--model roformer-v2", "--model gpt"}) {
+        "--algorithm prime", "--lora-rank 8 --kl loss-k3", "--model roformer-v2", "--model gpt"}) {
     CAPTURE(more);
     const std::string name = "plan" + std::to_string(more.size());
     const bool own_shape = more.starts_with("--model ");

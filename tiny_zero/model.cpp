@@ -37,16 +37,17 @@ Tensor Model::norm(const Tensor& x, const Norm& weights) const {
 /// What the feed-forward part hands to its last matrix.
 /// @param x (N, d)   @return (N, f)
 Tensor Model::ffn(const Tensor& x, const Layer& layer) const {
-  const Tensor up = torch::linear(x, cast(layer.gate_up_weight), cast(layer.up_bias));
+  const Tensor up =
+      torch::linear(x, cast(layer.gate_up_weight, layer.gate_up_adapter), cast(layer.up_bias));
   return config_.gated() ? swiglu(up) : torch::gelu(up);  // from (N, 2f); from (N, f)
 }
 
 /// x + a (part weight^T + bias), normed if the family norms sums.
 /// @param x (N, d)   @param part (N, H D) or (N, f)   @return (N, d)
-Tensor Model::add_part(const Tensor& x, const Tensor& part, const Tensor& weight,
+Tensor Model::add_part(const Tensor& x, const Tensor& part, const Tensor& cast_weight,
                        const Tensor& bias) const {
   const double a = config_.residual_scale;  // 1 but in the ramp of a post-norm model
-  Tensor sum = torch::addmm(x, part, cast(weight).t(), /*beta=*/1, /*alpha=*/a);
+  Tensor sum = torch::addmm(x, part, cast_weight.t(), /*beta=*/1, /*alpha=*/a);
   if (bias.defined()) sum = sum + cast(bias);  // no post-norm model has one
   return config_.post_norm() ? norm(sum, {}) : sum;
 }
@@ -63,11 +64,13 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
   if (config_.post_norm()) x = norm(x, {});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    Tensor qkv =
-        torch::linear(pre_norm(layer.input_norm), cast(layer.qkv_weight), cast(layer.qkv_bias));
+    Tensor qkv = torch::linear(pre_norm(layer.input_norm),
+                               cast(layer.qkv_weight, layer.qkv_adapter), cast(layer.qkv_bias));
     if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);  // (N, (H + 2K) D)
-    x = add_part(x, attend(i, qkv), layer.output_weight, layer.output_bias);
-    x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer), layer.down_weight, layer.down_bias);
+    x = add_part(x, attend(i, qkv), cast(layer.output_weight, layer.output_adapter),
+                 layer.output_bias);
+    x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer),
+                 cast(layer.down_weight, layer.down_adapter), layer.down_bias);
   }
   return pre_norm(final_norm_);
 }
@@ -256,10 +259,14 @@ static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
 
 Model::Model(const ModelConfig& config, Head head, torch::Device device)
     : config_(config), head_(head), layers_(config.num_layers), rope_(make_rope(config, device)) {
-  const auto list = list_parameters();
+  parameters_ = torch::empty({0}, torch::device(device));  // says where
+  allocate(list_parameters());
+}
+
+void Model::allocate(const std::vector<Parameter>& list) {
   int64_t count = 0, offset = 0;
   for (const auto& parameter : list) count += c10::multiply_integers(parameter.shape);
-  parameters_ = torch::zeros({count}, torch::device(device));
+  parameters_ = torch::zeros({count}, parameters_.options());
   for (size_t i = 0; i < list.size();) {
     Tensor* const tensor = list[i].tensor;
     std::vector<int64_t> shape = list[i].shape;
@@ -328,15 +335,23 @@ Model Model::clone(Head head) const {
   const at::NoGradGuard no_grad;
   Model copy(config_, head, device());
   copy.compute_type_ = compute_type_;
-  const TensorMap own(named_.begin(), named_.end());
+  const NamedTensors& weights = lora_.rank > 0 ? base_named_ : named_;
+  const TensorMap own(weights.begin(), weights.end());
   for (auto& [name, tensor] : copy.named_) {
     if (own.contains(name)) tensor.copy_(own.at(name));
   }
+  Model self = *this;
+  const auto from = self.matrices(), to = copy.matrices();
+  for (size_t i = 0; i < from.size() && lora_.rank > 0; ++i)
+    to[i].weight->copy_(from[i].adapter->added_to(*from[i].weight, lora_.scale()));
   return copy;
 }
 
 Model Model::cast_for_sampling() const {
   Model copy = *this;
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, weight, adapter] : copy.matrices())
+    *weight = std::exchange(*adapter, {}).added_to(*weight, lora_.scale());
   for (auto& parameter : copy.list_parameters())
     *parameter.tensor = parameter.tensor->detach().to(compute_type_);
   if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
@@ -364,13 +379,17 @@ NamedTensors Model::named_gradients() const {
 
 Model Model::load(const std::filesystem::path& directory, Head head, torch::Device device) {
   const at::NoGradGuard no_grad;
+  const bool adapted = holds_adapters(directory);
+  const Lora lora = adapted ? read_lora(directory) : Lora{};
   const auto config = ModelConfig::from_file(directory / "config.json");
-  TensorMap stored = load_model_tensors(directory);
+  TensorMap stored = adapted ? load_safetensors(directory / "adapters.safetensors")
+                             : load_model_tensors(directory);
   const auto fail = [&](const std::string& name, const std::string& what) {
     throw std::runtime_error(directory.string() + ": tensor " + name + what +
                              "; do config.json and weights belong together?");
   };
-  const NamedTensors wanted = Model(config, head, torch::kMeta).named_;  // shapes without memory
+  const Model shapes(config, head, torch::kMeta);  // without memory
+  const NamedTensors wanted = (adapted ? shapes.with_adapters(lora, /*seed=*/0) : shapes).named_;
   for (const auto& [name, tensor] : wanted) {
     const auto found = stored.find(name);
     if (found == stored.end() && name == "value_head.weight") continue;
@@ -387,7 +406,8 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
     if (!known && !spare)
       fail(name, " is in the weights, but no part of a " + config.family + " model");
   }
-  Model model(config, head, device);
+  Model model = adapted ? load(lora.base, head, device).merged().with_adapters(lora, /*seed=*/0)
+                        : Model(config, head, device);
   for (auto& [name, tensor] : model.named_) {
     if (!stored.contains(name)) continue;
     tensor.copy_(stored.at(name));
@@ -403,6 +423,7 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
 void Model::save(const std::filesystem::path& directory, torch::Dtype dtype) const {
   std::filesystem::create_directories(directory);
   config_.to_file(directory / "config.json", dtype);
+  if (lora_.rank > 0) return save_adapters(directory, lora_, named_);
   save_safetensors(directory / "model.safetensors", named_, dtype);
 }
 

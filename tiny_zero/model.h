@@ -14,6 +14,7 @@
 #include "tiny_zero/files/safetensors.h"
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/kernels/kernels.h"
+#include "tiny_zero/methods/lora.h"
 
 namespace tiny_zero {
 
@@ -45,15 +46,25 @@ class Model {
   Model(const ModelConfig& config, Head head, torch::Device device);
 
   /// Reads a directory in Hugging Face layout, with one copy of the weights in memory. A value head
-  /// that the file lacks starts at zero [T19].
+  /// that the file lacks starts at zero [T19]. A directory of adapters names their base, which is
+  /// read below them [LoRA].
   /// @throws std::invalid_argument for config.json, std::runtime_error for the weights: their
   /// names, shapes and types are compared with config.json before anything is allocated, and every
   /// value must be finite
   static Model load(const std::filesystem::path& directory, Head head, torch::Device device);
-  /// Writes config.json and model.safetensors, the weights in this type.
+  /// Writes config.json and model.safetensors, the weights in this type; of a model with adapters
+  /// these alone, as they are, and the name of their base.
   void save(const std::filesystem::path& directory, torch::Dtype dtype = torch::kFloat32) const;
-  /// A copy of the weights: a reference model, or a critic that starts from the policy.
+  /// A copy of the weights: a reference model, or a critic that starts from the policy. It has no
+  /// adapters: they are added to its weights.
   Model clone(Head head) const;
+  /// A model of its own weights: a clone if this one has adapters, else itself.
+  Model merged() const { return lora_.rank > 0 ? clone(head_) : *this; }
+  /// This model, frozen and in the same memory, below new adapters, which become its parameters().
+  /// @throws std::invalid_argument if a matrix is too small for the rank   [LoRA]
+  Model with_adapters(const Lora& lora, uint64_t seed) const;
+  /// The frozen model below the adapters, in the same memory.
+  Model without_adapters() const;
   /// This model with its weights in the compute type, cast once instead of at every token. In
   /// float32 it shares this model's memory and costs nothing.
   Model cast_for_sampling() const;
@@ -118,6 +129,12 @@ class Model {
     Norm input_norm, ffn_norm;
     torch::Tensor qkv_weight, output_weight, gate_up_weight, down_weight;  // no gate: only up
     torch::Tensor qkv_bias, output_bias, up_bias, down_bias, query_norm, key_norm;
+    LowRank qkv_adapter, output_adapter, gate_up_adapter, down_adapter;
+  };
+  struct Matrix {  // one that can have an adapter
+    std::string name;
+    torch::Tensor* weight;
+    LowRank* adapter;
   };
   /// A tensor of the weights file. Neighbours with one `tensor` are its rows from top to bottom: q,
   /// k and v are one matrix in memory, and so are gate and up.
@@ -128,7 +145,12 @@ class Model {
   };
 
   std::vector<Parameter> list_parameters();                  // in the order of the flat vector
+  std::vector<Matrix> matrices();                            // of all layers
+  void allocate(const std::vector<Parameter>& list);         // as slices of one flat vector
   torch::Tensor cast(const torch::Tensor& parameter) const;  // to the compute type
+  torch::Tensor cast(const torch::Tensor& weight, const LowRank& adapter) const {
+    return cast(adapter.added_to(weight, lora_.scale()));
+  }
   torch::Tensor head_weight() const;
   torch::Tensor embed(const torch::Tensor& ids) const;
   template <class Attend>
@@ -136,7 +158,7 @@ class Model {
   torch::Tensor norm(const torch::Tensor& x, const Norm& weights) const;
   torch::Tensor ffn(const torch::Tensor& x, const Layer& layer) const;
   torch::Tensor add_part(const torch::Tensor& x, const torch::Tensor& part,
-                         const torch::Tensor& weight, const torch::Tensor& bias) const;
+                         const torch::Tensor& cast_weight, const torch::Tensor& bias) const;
   torch::Tensor norm_queries_keys(const torch::Tensor& qkv, const Layer& layer) const;
 
   ModelConfig config_;
@@ -144,6 +166,9 @@ class Model {
   torch::Dtype compute_type_ = torch::kFloat32;
   torch::Tensor parameters_;
   mutable torch::Tensor gradients_;
+  Lora lora_;                          // rank 0 without adapters
+  torch::Tensor base_parameters_;      // with adapters: of the frozen model below them
+  NamedTensors base_named_;            // likewise
   NamedTensors named_;                 // slices of parameters_, as the weights file has them
   std::vector<torch::Tensor> leaves_;  // slices of parameters_, as the forward pass uses them
   torch::Tensor embedding_, lm_head_, value_head_;

@@ -18,7 +18,8 @@ enum class Stream : uint64_t {
   value_head,
   evaluation,
   greedy,
-  generation
+  generation,
+  lora = 20
 };
 
 /// SplitMix64's output function (Steele, Lea, Flood 2014): a bijection whose outputs pass

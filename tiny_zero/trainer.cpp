@@ -137,7 +137,13 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
     wall_s_ = checkpoint["wall_s"].number();
     watch_.counts = checkpoint.state.value("watch", watch_.counts);
   } else {
-    policy_.emplace(Model::load(start, head, device_), config_);
+    Model loaded = Model::load(start, head, device_).merged();
+    if (config_.lora_rank > 0) {
+      const Lora lora{config_.lora_rank, config_.lora_alpha, fs::canonical(start),
+                      checksum_of_weights(start)};
+      loaded = loaded.with_adapters(lora, static_cast<uint64_t>(config_.seed));
+    }
+    policy_.emplace(std::move(loaded), config_);
     if (config_.has_own_critic()) critic_.emplace(policy_->model.clone(Head::value), config_);
     if (config_.has_prm())
       prm_.emplace(policy_->model.clone(Head::language_model), prm_config(config_));
@@ -149,8 +155,12 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
   if (config_.has_reference()) {
     const fs::path moved = checkpoint.path / "reference";
     reference_moved_ = config_.resume && fs::exists(moved);
-    reference_ = Model::load(reference_moved_ ? moved : fs::path(config_.model),
-                             Head::language_model, device_);
+    if (config_.lora_rank > 0 && !reference_moved_)
+      reference_ = policy_->model.without_adapters();  // no second copy [LoRA]
+    else
+      reference_ = Model::load(reference_moved_ ? moved : fs::path(config_.model),
+                               Head::language_model, device_)
+                       .merged();
   }
   if (config_.has_prm()) prm_reference_ = Model::load(config_.model, Head::language_model, device_);
   directory_.start();

@@ -75,16 +75,6 @@ std::pair<uint64_t, uint64_t> identity_of(const fs::path& directory) {
   return {status.st_dev, status.st_ino};
 }
 
-/// XXH3 of a file's bytes: it finds flipped bits and missing ends, not forgery.
-std::string checksum(std::istream&& file) {
-  std::vector<char> block(1 << 20);
-  XXH3_state_t state;
-  XXH3_64bits_reset(&state);
-  while (file.read(block.data(), std::ssize(block)) || file.gcount() > 0)
-    XXH3_64bits_update(&state, block.data(), static_cast<size_t>(file.gcount()));
-  return file.eof() ? std::to_string(XXH3_64bits_digest(&state)) : "that of no file";
-}
-
 /// Reads a checkpoint.   @throws std::exception if its checksums or the run's logs do not fit it
 Checkpoint open_checkpoint(const fs::path& run, const fs::path& path) {
   Checkpoint checkpoint{path, read_json(path / "state.json", "a checkpoint holds it")};
@@ -130,6 +120,15 @@ Checkpoint open_newest_checkpoint(const fs::path& run) {
 }
 
 }  // namespace
+
+std::string checksum(std::istream&& file) {
+  std::vector<char> block(1 << 20);
+  XXH3_state_t state;
+  XXH3_64bits_reset(&state);
+  while (file.read(block.data(), std::ssize(block)) || file.gcount() > 0)
+    XXH3_64bits_update(&state, block.data(), static_cast<size_t>(file.gcount()));
+  return file.eof() ? std::to_string(XXH3_64bits_digest(&state)) : "that of no file";
+}
 
 fs::path run_path(const Config& config) {
   const std::string& name = config.name;

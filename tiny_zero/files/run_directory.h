@@ -27,6 +27,9 @@ std::filesystem::path checkpoint_to_resume(const std::filesystem::path& run);
 /// The command that continues a run, as the shell wants it.
 std::string resume_command(const std::string& verb, const Config& config);
 
+/// XXH3 of a file's bytes: it finds flipped bits and missing ends, not forgery.
+std::string checksum(std::istream&& file);
+
 struct Checkpoint {
   std::filesystem::path path;  // "" for a new run
   nlohmann::json state;

@@ -165,6 +165,11 @@ Settings Config::settings() {
            "of the policy, at the last update of a linear or cosine schedule; the critic's falls "
            "to the "
            "same fraction of its own");
+  list.section("lora", /*identity=*/true)
+      .add("lora-rank", lora_rank, 0, 65536,
+           "train W + (alpha / rank) B A with W frozen, on every matrix of the policy's layers "
+           "[LoRA]; wants about ten times the learning rate. 0 trains all weights")
+      .add("lora-alpha", lora_alpha, 1e-9, kAny, "weight of the product B A, divided by lora-rank");
   list.section("evaluation")
       .add("eval-problems", eval_problems, 1, kMany, "problems")
       .add("eval-samples", eval_samples, 1, 65536,
@@ -216,6 +221,7 @@ Settings Config::settings() {
       .needs("critic-mini-batches > 1 or epochs > 1 or critic = shared", {"value-clip"})
       .needs(updates + " or critic = separate", {"value-clip"})
       .needs("schedule != constant", {"final-learning-rate"})
+      .needs("lora-rank > 0", {"lora-alpha"})
       .needs("temperature > 0", {"top-p"})
       .needs("prompt = nothing", {"problem", "problems", "on-error"})
       .needs("problem = -1", {"chat", "problems", "on-error"})
@@ -283,6 +289,10 @@ void Config::validate_training() const {
                                  ", want at most the " + std::to_string(responses) +
                                  " responses of a step, prompts-per-step x group-size");
   demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
+  demand(lora_rank == 0 || !has_shared_critic(),
+         "lora-rank is " + std::to_string(lora_rank) +
+             " with critic shared, want 0: a value head on the trunk is no adapter; or take critic "
+             "= separate, a whole network of its own");
   demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
          "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +
              " with critic shared, want 0: a shared trunk cannot learn values alone; or take "

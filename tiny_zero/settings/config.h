@@ -118,6 +118,10 @@ struct Config {
   Schedule schedule = Schedule::constant;
   double final_learning_rate = 0.0;
 
+  // lora
+  int64_t lora_rank = 0;  // r
+  double lora_alpha = 32.0;
+
   // evaluation
   int64_t eval_problems = 1024;
   int64_t eval_samples = 1;

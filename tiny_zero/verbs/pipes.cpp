@@ -303,7 +303,7 @@ void export_model(const Config& config) {
                                 "\", want a directory that holds no model yet");
   std::filesystem::create_directories(to);  // throws before the weights are read
   const SideFiles side_files = read_side_files(from);
-  const Model model = Model::load(from, Head::language_model, torch::kCPU);
+  const Model model = Model::load(from, Head::language_model, torch::kCPU).merged();
   model.save(to, to_dtype(config.export_type));
   write_side_files(to, side_files);
   std::cout << "model in " << to.string() << std::endl;

@@ -66,8 +66,18 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   };
   const double policy = count(config.has_shared_critic() ? Head::both : Head::language_model);
   const double critic = own_critic ? count(Head::value) : 0;
-  const double reference = config.has_reference() ? count(Head::language_model) : 0;
   const double prm = config.has_prm() ? count(Head::language_model) : 0;
+  const Lora lora{config.lora_rank, config.lora_alpha, "", ""};
+  const double adapters = lora.rank == 0
+                              ? 0
+                              : static_cast<double>(Model(shape, Head::language_model, torch::kMeta)
+                                                        .with_adapters(lora, /*seed=*/0)
+                                                        .parameters()
+                                                        .numel());
+  const double trained = lora.rank > 0 ? adapters : policy;
+  const bool copied_reference = lora.rank == 0 || config.reference_every > 0;
+  const double reference =
+      config.has_reference() && copied_reference ? count(Head::language_model) : 0;
   const bool cuda = config.device.starts_with("cuda"),
              narrow = config.compute_type == ComputeType::bfloat16;
   const double element = narrow ? 2 : 4;
@@ -80,6 +90,10 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const auto width = static_cast<double>(shape.attention.qkv_width()),
              attended = static_cast<double>(heads * dim),
              kv_width = static_cast<double>(kv_heads * dim);
+
+  // With adapters: W + B A of all matrices, for sampling, and kept for the backward pass.
+  const double matrices = layers * d * (width + attended + (shape.gated() ? 3 : 2) * f);
+  const double merged = lora.rank > 0 && !narrow ? 4 * matrices : 0;
 
   // Sampling: the KV cache of every row; the prompts' keys and values before they are copied into
   // it; the logits of this token and the next.
@@ -122,8 +136,10 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident_memory()},
                {"master weights (float32)", 4 * policy},
                {"weights in bfloat16", narrow ? 2 * policy : 0},
-               {"gradients", 4 * policy},
-               {"optimiser (two moments)", 8 * policy},
+               {"adapters", 4 * adapters},
+               {"weights with the adapters", merged},
+               {"gradients", 4 * trained},
+               {"optimiser (two moments)", 8 * trained},
                {"critic (all four of these)", 16 * critic},
                {"reference", 4 * reference},
                {"PRM (all four) and its reference", 20 * prm},

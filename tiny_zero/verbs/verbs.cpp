@@ -23,8 +23,9 @@ std::vector<std::string> task_sections() {
 }
 
 std::vector<Verb> make_verbs() {
-  const std::vector<std::string> training{"run",  "task",   "sampling", "algorithm", "advantages",
-                                          "loss", "critic", "prime",    "optimiser", "pass rates"};
+  const std::vector<std::string> training{
+      "run",  "task",   "sampling", "algorithm", "advantages",
+      "loss", "critic", "prime",    "optimiser", "lora", "pass rates"};
   std::vector<Verb> verbs{
       {"pretrain",
        "make a tiny base model from the task's base text",
@@ -99,7 +100,7 @@ std::vector<Verb> make_verbs() {
        [](const Config& config, const Settings&, const Task&) { decontaminate(config); },
        /*pipe=*/true},
       {"export",
-       "write a model for transformers or vLLM",
+       "write a model for transformers or vLLM, LoRA's adapters merged in",
        {"model", "export"},
        [](const Config& config, const Settings&, const Task&) { export_model(config); }},
       {"bench",
