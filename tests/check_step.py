@@ -61,25 +61,115 @@ class Batch:
         self.before = prompt_lengths[:, None] - 1 + torch.arange(width)
 
 
-class Network:
-    """A language model, for a critic also with a value head; weights by their names in the file."""
+def own_states(ids, w, config):
+    """(b, t) ids -> (b, t, d) last hidden states, of the shapes that transformers does not know.
 
-    def __init__(self, folder):
-        load = transformers.AutoModelForCausalLM.from_pretrained
-        self.model = load(folder, dtype=torch.float64)
-        self.weights = dict(self.model.named_parameters())
-        head = load_file(folder / "model.safetensors").get("value_head.weight")
-        if head is not None:
-            self.weights["value_head.weight"] = torch.nn.Parameter(head.double())
+    [RoFormerV2]: h = RMS(Emb), then per part h = RMS(h + a part(h)). GPT: h = h + part(LN(h)), LN
+    at the end. Both have rotary q and k, and GELU between two matrices; `w` are the weights."""
+    post = config["model_type"] == "tiny_zero_roformer_v2"
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    dim = config["head_dim"]
+    half, length, a = dim // 2, ids.shape[1], config.get("residual_scale", 1.0)
+    angles = config["rope_theta"] ** -(torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(length)[:, None] * angles
+    turns = torch.polar(torch.ones_like(angles), angles)[:, None]
+    future = torch.ones(length, length).triu(1) == 1
+
+    def norm(x, name=""):
+        if post:
+            return x / (x.square().mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt()
+        centred = x - x.mean(-1, keepdim=True)
+        x = centred / (centred.square().mean(-1, keepdim=True) + config["layer_norm_eps"]).sqrt()
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + (0 if post else w[f"{name}.bias"])
+
+    def turn(x):  # the pair (i, i + dim / 2) as a complex number
+        z = torch.complex(x[..., :half], x[..., half:]) * turns
+        return torch.cat([z.real, z.imag], dim=-1)
+
+    h = w["model.embed_tokens.weight"][ids]
+    h = norm(h) if post else h
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}"
+        x = h if post else norm(h, f"{at}.input_layernorm")
+        q, k, v = (linear(x, f"{at}.self_attn.{p}_proj").unflatten(-1, (-1, dim)) for p in "qkv")
+        k, v = (y.repeat_interleave(heads // groups, dim=2) for y in (turn(k), v))
+        scores = torch.einsum("bshd,bthd->bhst", turn(q), k) / math.sqrt(dim)
+        mixed = scores.masked_fill(future, -math.inf).softmax(-1)
+        mixed = torch.einsum("bhst,bthd->bshd", mixed, v).flatten(2)
+        h = h + a * linear(mixed, f"{at}.self_attn.o_proj")
+        h = norm(h) if post else h
+        x = linear(h if post else norm(h, f"{at}.post_attention_layernorm"), f"{at}.mlp.up_proj")
+        h = h + a * linear(x * (1 + torch.erf(x / math.sqrt(2))) / 2, f"{at}.mlp.down_proj")
+        h = norm(h) if post else h
+    return h if post else norm(h, "model.norm")
+
+
+class Network:
+    """A language model, for a critic also with a value head; weights by their names in the file.
+
+    Of one with adapters [LoRA] `weights` are these alone: what is trained."""
+
+    def __init__(self, folder, s):
+        self.adapted = (folder / "lora.json").exists()
+        base = pathlib.Path(s["model"]) if self.adapted else folder
+        config = json.loads((base / "config.json").read_text())
+        stored = load_file(base / "model.safetensors")
+        if config["model_type"].startswith("tiny_zero_"):
+            self.weights = {name: torch.nn.Parameter(x.double()) for name, x in stored.items()}
+            self.states = lambda ids: own_states(ids, self.weights, config)
+            self.head = lambda h: h @ self.weights["model.embed_tokens.weight"].T
+            return
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+        self.states = lambda ids: model.model(ids, use_cache=False).last_hidden_state
+        self.head = model.lm_head
+        self.weights = dict(model.named_parameters())
+        if "value_head.weight" in stored:
+            head = torch.nn.Parameter(stored["value_head.weight"].double())
+            self.weights["value_head.weight"] = head
+        if self.adapted:
+            stored = load_file(folder / "adapters.safetensors")
+            self.weights = {name: torch.nn.Parameter(x.double()) for name, x in stored.items()}
+            self.adapt(model, s["lora-alpha"] / s["lora-rank"])
+
+    def adapt(self, model, scale):
+        """W + alpha / r B A [LoRA]; the program keeps q, k, v and gate, up as one matrix each."""
+        self.base, self.changes = dict(model.requires_grad_(False).named_parameters()), {}
+        fused = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+        fused["gate_up_proj"] = ["gate_proj", "up_proj"]
+        for name in self.weights:
+            place, matrix, which, _ = name.rsplit(".", 3)
+            first = 0
+            for part in fused.get(matrix, [matrix]) if which == "lora_A" else ():
+                linear = model.get_submodule(f"{place}.{part}")
+                rows = slice(first, first + linear.out_features)
+                a, b = (self.weights[f"{place}.{matrix}.{x}.weight"] for x in ("lora_A", "lora_B"))
+
+                def change(a=a, b=b, rows=rows):
+                    return scale * b[rows] @ a
+
+                def forward(x, linear=linear, change=change):
+                    return torch.nn.functional.linear(x, linear.weight + change(), linear.bias)
+
+                self.changes[f"{place}.{part}.weight"] = change
+                linear.forward, first = forward, rows.stop
+
+    def merged(self):
+        """The weights with the adapters added, by their names in a whole model's file."""
+        if not self.adapted:
+            return self.weights
+        return {name: x + self.changes.get(name, lambda: 0)() for name, x in self.base.items()}
 
     def hidden(self, batch, rows):
         """(b, T, d) states after the final norm, the one before each response token."""
-        states = self.model.model(batch.ids[rows], use_cache=False).last_hidden_state
+        states = self.states(batch.ids[rows])
         return states[torch.arange(len(states))[:, None], batch.before[rows]]
 
     def log_probs(self, batch, rows, temperature):
         """(b, T) log-probs of the response tokens and (b, T) entropies; 0 beyond the responses."""
-        logits = self.model.lm_head(self.hidden(batch, rows))
+        logits = self.head(self.hidden(batch, rows))
         log_p = torch.log_softmax(logits / temperature, dim=-1)  # the sampler's distribution [T8]
         chosen = log_p.gather(-1, batch.responses[rows].unsqueeze(-1)).squeeze(-1)
         entropies = -(log_p.exp() * log_p).sum(-1)
@@ -237,18 +327,18 @@ class Trainer:
         self.ppo = {"ppo": True, "grpo": False, "prime": False}[s["algorithm"]]  # no other is known [T35]
         alone = self.ppo and s["critic"] == "separate"
         self.critic_only = s["critic-warmup-steps"] if alone else 0  # steps
-        self.networks = {"policy": Network(start / "policy")}
+        self.networks = {"policy": Network(start / "policy", s)}
         self.totals = {"policy": s["epochs"] * s["mini-batches"]}  # updates in the whole run
         self.totals["policy"] *= s["num-steps"] - self.critic_only
         if alone:
-            self.networks["critic"] = Network(start / "critic")
+            self.networks["critic"] = Network(start / "critic", s)
             self.totals["critic"] = s["epochs"] * s["critic-mini-batches"] * s["num-steps"]
         if s["algorithm"] == "prime":  # the reward model and what it is compared with begin as one
-            self.networks["prm"] = Network(start / "prm")
-            self.prm_reference = Network(start / "prm")
+            self.networks["prm"] = Network(start / "prm", s)
+            self.prm_reference = Network(start / "prm", s)
             self.totals["prm"] = s["mini-batches"] * s["num-steps"]  # one pass, whatever the epochs
         self.critic = self.networks["critic" if "critic" in self.networks else "policy"]
-        self.reference = Network(start / "reference") if s["kl"] != "none" else None
+        self.reference = Network(start / "reference", s) if s["kl"] != "none" else None
         adam = dict(betas=(s["beta1"], s["beta2"]), eps=s["adam-epsilon"])
         self.optimizers = {
             who: torch.optim.AdamW(
@@ -346,7 +436,7 @@ class Trainer:
             network.take(check.weights(f"{who}.weights", network.weights))
         if self.reference:
             if s["reference-every"] > 0 and (k + 1) % s["reference-every"] == 0:
-                self.reference.take(policy.weights)  # [iterative GRPO]
+                self.reference.take(policy.merged())  # [iterative GRPO]
             check.weights("reference.weights", self.reference.weights)
 
         # The line in metrics.jsonl; what does not apply is null.
@@ -631,6 +721,9 @@ def check_start(check, trainer):
     base = pathlib.Path(check.settings["model"]) / "model.safetensors"
     stored = load_file(base) if base.exists() else {}
     for who, network in networks.items():
+        if network and network.adapted:
+            check_adapters(check, network.weights)
+            continue
         for name in stored if network else ():
             check.compare("weights", f"{who}/{name}", network.weights[name], stored[name])
     if not trainer.ppo:
@@ -642,6 +735,15 @@ def check_start(check, trainer):
     deviation = head.square().mean().sqrt().item()
     if not wanted / 2 <= deviation <= wanted * 2 or head.abs().max() > math.sqrt(5):
         check.fail("deviation of value_head.weight", deviation, f"about {wanted}")
+
+
+def check_adapters(check, weights):
+    """B is 0, and A is uniform within 1 / sqrt(d_in) [LoRA]."""
+    for name, weight in weights.items():
+        bound = weight.shape[1] ** -0.5 if name.endswith("lora_A.weight") else 0.0
+        deviation, largest = weight.square().mean().sqrt().item(), weight.abs().max().item()
+        if not abs(deviation - bound / math.sqrt(3)) <= 0.2 * bound or largest > bound:
+            check.fail(f"deviation and largest of {name}", (deviation, largest), f"within {bound}")
 
 
 def check_run(run):
@@ -733,6 +835,18 @@ GRID = {
     "ppo constant, dynamic": """--algorithm ppo --aggregation constant --dynamic-sampling
         --kl loss-k2 --critic-learning-rate 2e-3 --whiten=false --lambda 0.8 --clip-low 0.1
         --mini-batches 2""",
+    # Adapters. The reference is the base below them, until it has moved.
+    "grpo lora": "--lora-rank 4 --kl loss-k3 --mini-batches 2 --learning-rate 1e-2",
+    "grpo lora, moved": """--lora-rank 2 --lora-alpha 8 --kl reward --reference-every 1
+        --num-steps 4 --dump-steps 3 --learning-rate 2e-2 --weight-decay 0.1""",
+    "ppo lora": """--algorithm ppo --lora-rank 3 --lora-alpha 16 --kl loss-k2 --lambda 0.9
+        --epochs 2""",
+    # The other shapes; those named so begin as a model of that shape.
+    "grpo roformer-v2": "--kl loss-k3 --mini-batches 2",
+    "ppo roformer-v2": "--algorithm ppo --lambda 0.9 --critic-mini-batches 2",
+    "ppo roformer-v2 shared": "--algorithm ppo --critic shared --kl loss-k3",
+    "grpo gpt": "--kl loss-k3 --mini-batches 2",
+    "ppo gpt": "--algorithm ppo --lambda 0.9 --critic-head normal",
     # PPO with a second head on the policy's trunk.
     "ppo shared": "--algorithm ppo --critic shared --mini-batches 2 --lambda 0.9",
     "ppo shared, mask": """--algorithm ppo --critic shared --critic-head normal
@@ -751,7 +865,12 @@ GRID = {
     "prime mask": """--algorithm prime --prime-learning-rate 2e-3 --truncated mask
         --max-response-tokens 20 --mini-batches 2 --kl reward --reference-every 1""",
 }
-SECTIONS = "algorithm", "advantages", "loss", "critic", "prime", "optimiser"
+SHAPES = {  # name -> options of pretrain; the ramp of RoFormerV2's a is not over at the end
+    "qwen2": "",
+    "roformer-v2": "--shape roformer-v2 --pretrain-warmup-updates 400",
+    "gpt": "--shape gpt",
+}
+SECTIONS = "algorithm", "advantages", "loss", "critic", "prime", "optimiser", "lora"
 ONLY = {"baseline": "grpo", "group-std": "grpo", "group-epsilon": "grpo", "critic-head": "ppo"}
 ONLY |= {f"prime-{name}": "prime" for name in ("beta", "score", "learning-rate", "max-grad-norm")}
 ONLY |= {f"prime-{name}-weight": "prime" for name in ("process", "outcome")}
@@ -823,16 +942,23 @@ def check_grid(folder, only):
     folder.mkdir(parents=True, exist_ok=True)
     recipe = ROOT / "tasks" / "countdown" / "recipes" / "demo.conf"
     where = ["--runs-dir", folder]
-    run("pretrain", "--recipe", recipe, *TEXT.split(), *BASE.split(), *where, "--name", "base")
+
+    def shape_of(name):
+        return next((shape for shape in SHAPES if shape in name), "qwen2")
+
+    for shape in sorted({shape_of(name) for name in grid}):
+        options = [*TEXT.split(), *BASE.split(), *SHAPES[shape].split(), *where, "--name", shape]
+        run("pretrain", "--recipe", recipe, *options)
     rows = [{"nums": [a, b], "target": target} for a, b, target in PROBLEMS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "common.conf").write_text(COMMON.replace(";", "\n"))
-    given = ["--model", folder / "base" / "model", "--recipe", folder / "common.conf"]
+    given = ["--recipe", folder / "common.conf"]
     given += ["--countdown-train-file", folder / "problems.jsonl"]
 
     def train(name):
         directory = re.sub(r"[^a-z0-9]+", "_", name)
-        run("train", *GRID[name].split(), *given, *where, "--name", directory)
+        base = ["--model", folder / shape_of(name) / "model"]
+        run("train", *GRID[name].split(), *base, *given, *where, "--name", directory)
         return folder / directory
 
     checks = {}

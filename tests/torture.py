@@ -45,7 +45,11 @@ CONFIGURATIONS = {  # together they change all that a checkpoint can hold
                            "--epochs 2 --mini-batches 2 --schedule linear",
     "prime": TRAIN + "--algorithm prime --prime-learning-rate 1e-3 --epochs 2 --mini-batches 2 "
                      "--schedule linear",
+    "grpo, lora": TRAIN + "--lora-rank 2 --lora-alpha 8 --entropy-coef 0.01 --kl loss-k3 "
+                          "--reference-every 12 --mini-batches 2 --schedule linear",
     "pretrain": TINY + "200000 --pretrain-batch-tokens 32",
+    "pretrain, ramp": TINY + "200000 --pretrain-batch-tokens 32 --shape roformer-v2 "
+                             "--pretrain-warmup-updates 20000",
     "sft": "--sft-epochs 8 --sft-batch 8 --save-every 10 --schedule cosine",
 }
 STOPS = RANDOM, CALL, SIGNAL, FULL = ("SIGKILL at a random moment", "SIGKILL at a system call",
@@ -125,7 +129,7 @@ class Case:
         self.run = self.directory / RUN
         self.run.parent.mkdir(parents=True)
         verb = ["train", "--model", options.base / "model"]
-        if configuration == "pretrain":
+        if configuration.startswith("pretrain"):
             verb = ["pretrain"]
         elif configuration == "sft":
             verb = ["sft", *verb[1:], "--data", options.base / "sft.jsonl"]
