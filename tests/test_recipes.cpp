@@ -138,7 +138,7 @@ std::vector<std::string> all_prompts() {
 }
 
 /// Problems of both tasks, most of which 1+1 solves, and a tiny model that spells bytes and answers
-/// whatever it is asked with 1+1 or with 1-1, equally often. Made once.
+/// whatever it is asked with 1+1 or with 1-1, equally often, after "1+1=2" or "1-1=2". Made once.
 void make_workplace() {
   static bool made = false;
   if (made) return;
@@ -158,7 +158,7 @@ void make_workplace() {
     const bool opened = prompt.ends_with("<think>");
     if (!opened) prompt.pop_back();
     for (const std::string sum : {"1+1", "1-1"}) {
-      const std::string answer = "so\n</think>\n<answer>" + sum + "</answer>";
+      const std::string answer = "so " + sum + "=2\n</think>\n<answer>" + sum + "</answer>";
       base.push_back(
           {{"problem", prompt}, {"answer", "2"}, {"solution", (opened ? "<think>" : "") + answer}});
       if (examples.size() < 4) examples.push_back({{"prompt", prompt}, {"response", answer}});

@@ -4,7 +4,7 @@
 #   TEACHER=DIR BASE=DIR INSTRUCT=DIR PROBLEMS=train.jsonl TEST=test.jsonl tasks/math/recipes/open_r1.sh
 # The environment also chooses COUNT=93733 problems, RUNS=runs, DEVICE=cuda, and further flags of each command:
 #   GENERATE_FLAGS, SFT_FLAGS, EVAL_FLAGS, RL_FLAGS   such as RL_FLAGS='--num-steps 100'
-# A stage whose result is there is not run again; one that was interrupted is resumed.
+# Called again, it goes on where it stopped.
 set -euo pipefail
 recipes=$(dirname "$0")
 program=${PROGRAM:-$recipes/../../../build/tiny_zero}
@@ -19,7 +19,7 @@ mkdir -p "$runs"
 learn() {  # verb, name, flags...
   local verb=$1 name=$2
   shift 2
-  [[ -f $runs/$name/model/config.json ]] && return
+  [[ -d $runs/$name/model ]] && return  # sft has finished; train ends at once if it has
   if [[ -d $runs/$name/checkpoints ]]; then
     "$program" "$verb" --resume --runs-dir "$runs" --name "$name"
   else
@@ -42,8 +42,8 @@ learn train open_r1_rl --recipe "$recipes/open_r1_rl.conf" "${task[@]}" --model 
 echo "== 3/3  GRPO on the model of stage 1, on problems with a pass rate between 0.1 and 0.9, not at them"
 rates=$runs/open_r1_rates.jsonl
 [[ -f $rates ]] ||
-  "$program" eval --recipe "$recipes/open_r1_rl.conf" "${task[@]}" --model "$runs/open_r1_sft/model" --split train \
+  "$program" eval --recipe "$recipes/open_r1_rl.conf" "${task[@]}" --model "$runs/open_r1_sft" --split train \
     --eval-problems "$count" --eval-samples 10 --greedy=false --pass-rates "$rates" "${eval_flags[@]}"
-learn train open_r1_sft_rl --recipe "$recipes/open_r1_rl.conf" "${task[@]}" --model "$runs/open_r1_sft/model" \
+learn train open_r1_sft_rl --recipe "$recipes/open_r1_rl.conf" "${task[@]}" --model "$runs/open_r1_sft" \
   --pass-rates "$rates" --min-pass-rate 0.11 --max-pass-rate 0.89 "${rl_flags[@]}"
-echo "Models: $runs/open_r1_sft/model  $runs/open_r1_rl/model  $runs/open_r1_sft_rl/model"
+echo "Runs, each of them a --model: $runs/open_r1_sft $runs/open_r1_rl $runs/open_r1_sft_rl"
