@@ -1,6 +1,6 @@
 """The training step again, in plain PyTorch from the papers, beside what `tiny_zero train` did.
 
-    python tests/check_step.py             trains a tiny model in some 35 ways and checks each step;
+    python tests/check_step.py             trains a tiny model in some 50 ways and checks each step;
                                            exit status 1 if anything differs
     python tests/check_step.py --dump DIR  checks a run of your own, made with --dump-steps N:
                                            DIR is RUNS-DIR/NAME
@@ -17,8 +17,10 @@ what the environment's TINY_ZERO_BINARY names.
 """
 
 import argparse
+import ast
 import collections
 import concurrent.futures
+import fractions
 import json
 import math
 import os
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -194,15 +197,18 @@ def kl_estimates(log_probs, ref_log_probs):
     return {"k1": k1, "k2": k1.square() / 2, "k3": torch.exp(-k1) + k1 - 1}
 
 
-def kept_groups(collected, s):
-    """(C,) rewards of all groups sampled -> which of them are kept, and how many were due.
+def kept_groups(rewards, correct, s):
+    """(C,) rewards and verdicts of all sampled -> which groups are kept, and how many were due.
 
     Dynamic sampling [DAPO]: rounds of prompts-per-step groups until so many have rewards that are
-    not all equal, 10 at most. The first of those are kept; if there are none, the last round."""
-    groups, wanted = collected.view(-1, s["group-size"]), s["prompts-per-step"]
+    not all equal, and a share of right responses within bounds [PRIME], 10 rounds at most. The
+    first of those are kept; if there are none, the last round."""
+    groups, wanted = rewards.view(-1, s["group-size"]), s["prompts-per-step"]
     if not s["dynamic-sampling"]:
         return list(range(wanted)), wanted
-    mixed = [i for i, group in enumerate(groups) if (group != group[0]).any()]
+    shares = correct.view(-1, s["group-size"]).double().mean(dim=1)
+    within = (s["kept-accuracy-min"] <= shares) & (shares <= s["kept-accuracy-max"])
+    mixed = [i for i, group in enumerate(groups) if (group != group[0]).any() and within[i]]
     due = 10 * wanted
     if len(mixed) >= wanted:  # to the end of the round of the last group kept
         due = (mixed[wanted - 1] // wanted + 1) * wanted
@@ -226,6 +232,74 @@ def group_advantages(rewards, s):
             agree = (group == group[0]).all()
             advantages.append(0.0 if agree else (reward - baseline) / deviation)
     return torch.tensor(advantages, dtype=torch.float64)
+
+
+def exact_value(text):
+    """Fraction of an expression of integers, + - * / and brackets; nan by 0 / 0, None if none."""
+    if re.search(r"[-+*/] *[-+*/]|(^|\() *\+", text):  # ** and //, and two signs in a row
+        return None
+    apply = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
+
+    def walk(node):
+        if isinstance(node, ast.BinOp):
+            return getattr(walk(node.left), apply[type(node.op)])(walk(node.right))
+        if isinstance(node, ast.UnaryOp):
+            return -walk(node.operand)
+        if not isinstance(node, ast.Constant):
+            raise SyntaxError
+        return fractions.Fraction(node.value)
+
+    try:
+        return walk(ast.parse(text.strip(), mode="eval").body)
+    except ZeroDivisionError:
+        return math.nan
+    except (SyntaxError, KeyError):
+        return None
+
+
+def equations(text, finished):
+    """(end, whether it is true) of each equation, as Countdown's tiny model writes them."""
+    thinking, sides = text.partition("<answer>")[0], r"[\d+*/() -]*"
+    for sign in re.finditer("=", thinking):
+        before, after = thinking[: sign.start()], thinking[sign.end() :]
+        left = re.search(sides + "$", before)[0].strip(" ")
+        if exact_value(left) is None or re.match(r"\D ", left):  # within a bracket, or in a list
+            left = re.sub(r"^\D+", "", left)
+        right = re.match(sides, after)[0].rstrip(" ")
+        if exact_value(right) is None:
+            right = re.match(r" *\d*", after)[0]
+        end = sign.end() + len(right)
+        word = re.search(r"[a-zA-Z.]$", before.rstrip(" ")[: -len(left) or None])
+        two = len(re.findall(r"\d+", left)) > 1 and not word
+        if two and exact_value(left) is not None and exact_value(right) is not None:
+            if finished or end < len(text):  # what a truncated response ends with may go on
+                yield end, exact_value(left) == exact_value(right)
+
+
+def steps_of(batch, rewards, tokens):
+    """(S, 3) of each step: response, its last token, reward; the answer is the last [GRPO 4.1.3].
+
+    A token holds one character or more, and the end token none."""
+    rows = []
+    for i, length in enumerate(batch.lengths.tolist()):
+        pieces = [tokens.get(token, "") for token in batch.responses[i, :length].tolist()]
+        owner = [t for t, piece in enumerate(pieces) for _ in piece]  # of each character
+        for end, right in equations("".join(pieces), batch.finished[i]):
+            rows.append([i, owner[end - 1], float(right)])
+        rows.append([i, length - 1, rewards[i].item()])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def process_advantages(steps, lengths, width, s):
+    """(S, 3) steps -> (B, T): what the steps that end at or after t exceed the group's mean by."""
+    advantages = torch.zeros(len(lengths), width, dtype=torch.float64)
+    for first in range(0, len(lengths), s["group-size"]):
+        group = steps[(steps[:, 0] >= first) & (steps[:, 0] < first + s["group-size"])]
+        every = dict(s, **{"group-size": len(group)})  # all steps of all responses, together
+        for (i, index, _), normalised in zip(group.tolist(), group_advantages(group[:, 2], every)):
+            for t in range(int(index) + 1):
+                advantages[int(i), t] += normalised
+    return advantages
 
 
 def gae(rewards, values, lengths, gamma, lam):
@@ -291,7 +365,9 @@ def token_weights(mask, s):
 
 
 def policy_loss(ratio, advantages, s):
-    """-min(rho A, clip(rho) A) [PPO eq. 7], and where the clip decides: no gradient there."""
+    """-min(rho A, clip(rho) A) [PPO eq. 7], and where the clip decides: no gradient there.
+
+    For [GSPO] rho is that of the whole response. [CISPO] clips the weight of log pi from above."""
     low, high = 1 - s["clip-low"], 1 + s["clip-high"]
     clipped = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
     return -torch.min(ratio * advantages, ratio.clamp(low, high) * advantages), clipped
@@ -324,7 +400,10 @@ class Trainer:
 
     def __init__(self, s, start):
         self.s = s
-        self.ppo = {"ppo": True, "grpo": False, "prime": False}[s["algorithm"]]  # no other is known [T35]
+        known = {"ppo": True, "grpo": False, "prime": False, "reinforce": False, "rft": False}
+        self.ppo = known[s["algorithm"]]  # no other is known [T35]
+        self.process = s["algorithm"] == "grpo" and s["supervision"] == "process"
+        self.tokens = token_texts(s["model"]) if self.process else None
         alone = self.ppo and s["critic"] == "separate"
         self.critic_only = s["critic-warmup-steps"] if alone else 0  # steps
         self.networks = {"policy": Network(start / "policy", s)}
@@ -359,16 +438,28 @@ class Trainer:
         rewards = check.read("rewards").clone()
         if s["truncated"] == "penalise":
             rewards[~batch.finished] = s["truncation-penalty"]
+        if s["truncated"] == "soft":  # [DAPO eq. 13]
+            free = s["max-response-tokens"] - s["overlong-buffer"]
+            rewards += ((free - batch.lengths) / s["overlong-buffer"]).clamp(max=0)
         rewards = check("rewards", "shaped_rewards", rewards)
         loss_mask = batch.mask & (batch.finished[:, None] | (s["truncated"] != "mask"))
         loss_mask = check("rewards", "loss_mask", loss_mask) == 1
         collected = check.read("collected_rewards")
-        check.kept(collected, rewards, *kept_groups(collected, s))
+        rule, correct = check.read("collected_rule_rewards"), check.read("collected_correct") == 1
+        filtered = rule if s["truncated"] == "soft" else collected
+        kept = kept_groups(filtered, correct, s)
+        check.kept(collected, rewards, *kept)
+        rule, right = (x.view(-1, s["group-size"])[kept[0]].flatten() for x in (rule, correct))
+        check.compare("rewards", "collected_rule_rewards", rule, check.read("rewards"))
 
         # What the networks say before the first update.
         with torch.no_grad():
             sampled, _ = policy.log_probs(batch, everyone, s["temperature"])
             sampled = check("log-probs", "sampled_log_probs", sampled)
+            old = sampled
+            if s["tis-cap"] > 0 and s["epochs"] * s["mini-batches"] > 1:
+                old, _ = policy.log_probs(batch, everyone, s["temperature"])
+                old = check("log-probs", "old_log_probs", old)
             if self.reference:
                 ref_log_probs, _ = self.reference.log_probs(batch, everyone, s["temperature"])
                 ref_log_probs = check("log-probs", "ref_log_probs", ref_log_probs)
@@ -383,9 +474,9 @@ class Trainer:
         token_kl = torch.zeros_like(sampled)
         if s["kl"] == "reward":
             token_kl = s["kl-coef"] * kl_estimates(sampled, ref_log_probs)["k1"]
+        token_rewards = -token_kl  # r_t = r - beta log(pi / pi_ref) [GRPO eq. 2]
+        token_rewards[everyone, batch.lengths - 1] += rewards
         if self.ppo:
-            token_rewards = -token_kl  # r_t = r - beta log(pi / pi_ref) [GRPO eq. 2]
-            token_rewards[everyone, batch.lengths - 1] += rewards
             advantages = gae(token_rewards, values, batch.lengths, s["gamma"], s["lambda"])
             returns = check("advantages", "returns", (advantages + values) * batch.mask)
             if s["whiten"]:
@@ -394,9 +485,19 @@ class Trainer:
             advantages = prime_advantages(process, rewards, token_kl, batch.lengths, s)
             if s["whiten"]:
                 advantages = whiten(advantages, loss_mask)
+        elif s["algorithm"] == "reinforce":  # no critic, no discount [REINFORCE++]
+            to_come = gae(token_rewards, torch.zeros_like(sampled), batch.lengths, 1.0, 1.0)
+            advantages = whiten(to_come, loss_mask)
+        elif s["algorithm"] == "rft":  # right responses only, all alike: online RFT [GRPO 5.2]
+            advantages = right.double()[:, None] * batch.mask
         else:
             to_come = token_kl.flip(1).cumsum(1).flip(1)  # sum over l >= t
-            advantages = (group_advantages(rewards, s)[:, None] - to_come) * batch.mask
+            if self.process:
+                steps = check("rewards", "steps", steps_of(batch, rewards, self.tokens))
+                own = process_advantages(steps, batch.lengths, sampled.shape[1], s)
+            else:
+                own = group_advantages(rewards, s)[:, None]
+            advantages = (own - to_come) * batch.mask
         advantages = check("advantages", "advantages", advantages)
 
         if "critic" in self.networks:
@@ -414,8 +515,20 @@ class Trainer:
             log_probs = check.forward("log-probs", f"policy.{u}.log_probs", log_probs, rows)
             entropies = check.forward("log-probs", f"policy.{u}.entropies", entropies, rows)
             # A rollout's only update sees the policy that sampled: the ratio is 1, not nearly 1.
-            old = log_probs.detach() if only_one else sampled[rows]
-            losses, clipped = policy_loss(torch.exp(log_probs - old), advantages[rows], s)
+            before = log_probs.detach() if only_one else old[rows]
+            log_ratio = (log_probs - before) * batch.mask[rows]
+            if s["policy-loss"] == "gspo":  # the mean over a response, at each of its tokens
+                log_ratio = log_ratio.sum(dim=1, keepdim=True) / batch.lengths[rows][:, None]
+                log_ratio = log_ratio.expand_as(log_probs)
+            losses, clipped = policy_loss(torch.exp(log_ratio), advantages[rows], s)
+            if s["policy-loss"] == "cispo":
+                bound = 1 + s["clip-high"]
+                weight = torch.exp(log_ratio.detach())
+                losses = -weight.clamp(max=bound) * advantages[rows] * log_probs
+                clipped = weight > bound
+            if s["tis-cap"] > 0:  # [TIS]
+                gap = torch.exp(before - sampled[rows])
+                losses = losses * gap.clamp(max=s["tis-cap"])
             terms = {"policy_loss": (1.0, losses)}  # name -> coefficient, (b, T)
             terms["entropy"] = (-s["entropy-coef"], entropies)
             terms["clip_fraction"] = (0.0, clipped)  # to see, not to minimise
@@ -680,6 +793,19 @@ class Check:
             moved = (dump[f"reference.weights/{name}"] - start[name]).abs().max().item()
         collected = len(dump.get("collected_rewards", dump["rewards"]))
         equal, groups = metrics["zero_std_groups"], collected // s["group-size"]
+        rule, all_shaped, correct = (
+            dump["collected_" + name].view(-1, s["group-size"])
+            for name in ("rule_rewards", "rewards", "correct")
+        )
+        differ, by_rule = ((x != x[:, :1]).any(dim=1) for x in (all_shaped, rule))
+        shares = correct.double().mean(dim=1)
+        outside = differ & ((shares < s["kept-accuracy-min"]) | (shares > s["kept-accuracy-max"]))
+        steps, inner, per_group = dump.get("steps"), set(), []
+        if steps is not None:  # those before the answer; how many rewards a group knows
+            inner = set(steps[:-1][steps[1:, 0] == steps[:-1, 0], 2].tolist())
+            of = steps[:, 0] // s["group-size"]
+            per_group = [len(steps[of == p, 2].unique()) for p in of.unique()]
+        clipped = s["policy-loss"] if (metrics["clip_fraction"] or 0) > 0 else "nothing"
         cases = {
             "tokens where the clip decides": (metrics["clip_fraction"] or 0) > 0,
             "a KL above 0.01": (metrics["kl"] or 0) > 0.01,
@@ -692,6 +818,12 @@ class Check:
             "no group of different rewards": s["dynamic-sampling"] and equal == groups,
             "fewer groups than prompts-per-step": prompts < s["prompts-per-step"],
             "values beyond value-clip": max(left, default=0) > s["value-clip"] > 0,
+            "steps right and wrong": steps is not None and {0.0, 1.0} <= inner,
+            "a group of equal steps": steps is not None and 1 in per_group,
+            "weights that cispo bounds": clipped == "cispo",
+            "responses that gspo clips": clipped == "gspo",
+            "groups outside of kept-accuracy": s["dynamic-sampling"] and outside.any(),
+            "groups that differ by length alone": (differ & ~by_rule).any(),
             "gradients scaled down": max(norms) > s["max-grad-norm"] > 0,
         }
         self.witnessed.update({case: int(shown) for case, shown in cases.items()})
@@ -713,6 +845,13 @@ def read_settings(file):
                 pass
         settings[name.strip()] = {"true": True, "false": False}.get(value, value)
     return settings
+
+
+def token_texts(model):
+    """Id -> text of a tiny model's tokens, which are characters and words of ASCII."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(pathlib.Path(model) / "tokenizer.json"))
+    texts = {token: tokenizer.decode([token]) for token in range(tokenizer.get_vocab_size())}
+    return {token: text for token, text in texts.items() if text}  # "" for special ones
 
 
 def check_start(check, trainer):
@@ -815,6 +954,33 @@ GRID = {
         --weight-decay 0.3 --kl loss-k3 --reference-every 2""",
     "grpo cosine": """--schedule cosine --final-learning-rate 5e-4 --warmup-updates 1
         --mini-batches 4 --kl loss-k2 --reference-every 1 --num-steps 5 --dump-steps 3""",
+    # GRPO with rewards for steps, online RFT, REINFORCE++, and other losses than the clip.
+    "grpo process": """--supervision process --mini-batches 2 --group-size 2
+        --max-response-tokens 14 --countdown-format-score 0""",
+    "grpo process, kl": """--supervision process --kl reward --group-std population
+        --aggregation sequence --epochs 2 --group-epsilon 0.1""",
+    "grpo process, dynamic": """--supervision process --dynamic-sampling --truncated penalise
+        --truncation-penalty -0.5 --group-std none --mini-batches 2""",
+    "rft": "--algorithm rft --mini-batches 2 --epochs 2 --kl loss-k3",
+    "rft dynamic": """--algorithm rft --dynamic-sampling --kept-accuracy-max 0.5 --group-size 6
+        --truncated mask --policy-loss gspo --mini-batches 2 --clip-high 0.02""",
+    "reinforce": "--algorithm reinforce --mini-batches 2 --kl loss-k2",
+    "reinforce kl in reward": """--algorithm reinforce --kl reward --group-size 1
+        --prompts-per-step 20 --epochs 2 --truncated mask --max-response-tokens 20""",
+    "grpo gspo": """--policy-loss gspo --aggregation sequence --mini-batches 2 --epochs 3
+        --clip-low 0.01 --clip-high 0.02""",
+    "grpo gspo, mask": """--policy-loss gspo --truncated mask --max-response-tokens 20 --epochs 2
+        --mini-batches 2 --tokens-per-micro-batch 300 --clip-low 0.02 --kl loss-k3""",
+    "grpo cispo": "--policy-loss cispo --mini-batches 2 --epochs 3 --clip-high 0.1",
+    "grpo tis": "--tis-cap 0.5 --kl reward",
+    "grpo tis, more updates": """--tis-cap 2 --mini-batches 2 --epochs 2 --clip-low 0.05
+        --temperature 0.8""",
+    "grpo soft": """--truncated soft --overlong-buffer 12 --max-response-tokens 20
+        --mini-batches 2""",
+    "grpo soft, dynamic": """--truncated soft --overlong-buffer 25 --dynamic-sampling
+        --clip-high 0.28 --mini-batches 2""",
+    "grpo accuracy": """--dynamic-sampling --kept-accuracy-min 0.35 --kept-accuracy-max 0.7
+        --group-size 5 --mini-batches 2""",
     # PPO with its own critic.
     "ppo": "--algorithm ppo --tokens-per-micro-batch 4096",
     "ppo gae": """--algorithm ppo --gamma 0.95 --lambda 0.7 --whiten=false
@@ -874,6 +1040,7 @@ SECTIONS = "algorithm", "advantages", "loss", "critic", "prime", "optimiser", "l
 ONLY = {"baseline": "grpo", "group-std": "grpo", "group-epsilon": "grpo", "critic-head": "ppo"}
 ONLY |= {f"prime-{name}": "prime" for name in ("beta", "score", "learning-rate", "max-grad-norm")}
 ONLY |= {f"prime-{name}-weight": "prime" for name in ("process", "outcome")}
+ONLY["supervision"] = "grpo"
 ONLY |= dict.fromkeys(["critic", "whiten", "gamma", "lambda", "value-clip", "value-coef"], "ppo")
 
 

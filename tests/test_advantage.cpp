@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "tiny_zero/advantage.h"
+#include "tiny_zero/methods/process_supervision.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -151,4 +152,66 @@ TEST_CASE("explained_variance by hand, padding left out") {
   CHECK(explained({0, 1, 2}, {0.3F, 0.1F + 0.2F, 0.7F - 0.4F}) == 0.0);
   CHECK(explained({1e-3F, 2e-3F, 3e-3F}, {1e-3F, 2e-3F, 3e-3F}) ==
         doctest::Approx(1.0));  // small returns are
+}
+
+TEST_CASE("process_advantages equals process supervision worked by hand [GRPO 4.1.3]") {
+  // The first group's rewards 1, 0, 1 and 0 have mean 1/2, squares 4 * 1/4 and deviation 1/2 over
+  // n = 4: normalised 1, -1, 1, -1. A token gets what its own step and the later ones earned. All
+  // steps of the second group earned 0.1, which is 0 exactly. Rows: response, token, reward.
+  const Tensor steps = torch::tensor({{0.F, 1.F, 1.F},
+                                      {0.F, 3.F, 0.F},
+                                      {0.F, 4.F, 1.F},
+                                      {1.F, 2.F, 0.F},
+                                      {2.F, 0.F, .1F},
+                                      {2.F, 1.F, .1F},
+                                      {3.F, 2.F, .1F}});
+  const std::vector<int64_t> lengths{5, 3, 2, 3};
+  const Tensor expected = torch::tensor({{1.F, 1.F, 0.F, 0.F, 1.F},
+                                         {-1.F, -1.F, -1.F, 0.F, 0.F},
+                                         {0.F, 0.F, 0.F, 0.F, 0.F},
+                                         {0.F, 0.F, 0.F, 0.F, 0.F}});
+  CHECK(torch::equal(process_advantages(steps, lengths, 2, GroupStd::population, 0), expected));
+  CHECK(torch::equal(process_advantages(steps, lengths, 2, GroupStd::none, 0), expected / 2));
+  // Over n - 1 = 3 the deviation is 0.577350; with epsilon 0.5 over n it is 1.
+  CHECK(close(process_advantages(steps, lengths, 2, GroupStd::sample, 0), expected * 0.866025));
+  CHECK(close(process_advantages(steps, lengths, 2, GroupStd::population, 0.5), expected / 2));
+  // Two steps may end in one token: 1 and 1 beside -1 and -1.
+  const Tensor twice =
+      torch::tensor({{0.F, 0.F, 1.F}, {0.F, 0.F, 1.F}, {1.F, 0.F, 0.F}, {1.F, 1.F, 0.F}});
+  CHECK(torch::equal(process_advantages(twice, {1, 2}, 2, GroupStd::population, 0),
+                     torch::tensor({{2.F, 0.F}, {-2.F, -1.F}})));
+}
+
+TEST_CASE("process_advantages with one step per response are the group_advantages, bit by bit") {
+  uint64_t state = 1;
+  for (const int64_t group_size : {1, 2, 3, 8, 16, 64}) {
+    std::vector<float> rewards, steps;
+    std::vector<int64_t> lengths;
+    for (int64_t i = 0; i < 3 * group_size; ++i) {
+      state = mix_bits(state);
+      rewards.push_back(static_cast<float>(unit_interval(state)));
+      if (i < group_size) rewards.back() = 0.1F;  // a group of equal rewards
+      lengths.push_back(1 + i % 5);
+      steps.insert(steps.end(), {static_cast<float>(i), static_cast<float>(i % 5), rewards.back()});
+    }
+    const Tensor mask = mask_of(lengths, *std::max_element(lengths.begin(), lengths.end()));
+    for (const auto deviation : {GroupStd::none, GroupStd::sample, GroupStd::population}) {
+      const Tensor outcome =
+          group_advantages(torch::tensor(rewards), group_size, deviation, 1e-6, Baseline::mean);
+      CAPTURE(group_size);
+      CHECK(torch::equal(process_advantages(torch::tensor(steps).view({-1, 3}), lengths, group_size,
+                                            deviation, 1e-6),
+                         outcome.unsqueeze(1) * mask));
+    }
+  }
+}
+
+TEST_CASE("process_advantages refuses a step outside its response, naming both") {
+  for (const int64_t index : {-1, 3, 100}) {
+    const Tensor steps = torch::tensor({{0.F, 2.F, 1.F}, {1.F, static_cast<float>(index), 0.F}});
+    const std::string message =
+        "response 1: a step ends at token " + std::to_string(index) + ", want 0 to 2";
+    CHECK_THROWS_WITH_AS(process_advantages(steps, {5, 3}, 2, GroupStd::sample, 0),
+                         doctest::Contains(message.c_str()), std::invalid_argument);
+  }
 }

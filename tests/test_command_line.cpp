@@ -329,9 +329,9 @@ TEST_CASE("--help lists what a verb reads, and one section of it") {
   }
   const Result loss = tiny_zero("train --help loss");
   CHECK(loss.code == 0);
-  CHECK((listed(loss.out) == std::set<std::string>{"clip-low", "clip-high", "aggregation",
-                                                   "entropy-coef", "kl", "kl-coef",
-                                                   "reference-every"}));
+  CHECK((listed(loss.out) == std::set<std::string>{"policy-loss", "clip-low", "clip-high",
+                                                   "tis-cap", "aggregation", "entropy-coef", "kl",
+                                                   "kl-coef", "reference-every"}));
   CHECK(contains(loss.out, "needs kl != none"));
   const std::string unknown = refusal("train --help los");
   CHECK(contains(unknown, "train has no section \"los\""));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -376,6 +377,64 @@ TEST_CASE("countdown: diagnose on hand-written responses to 6,6,1=11") {
   // Not counted as equations: part of a sum, a number beyond 64 bits, what follows the answer.
   CHECK(row(" try 1+2+3=6,99999999999999999999+1=2<answer>1</answer>1+1=2") ==
         Row{{0, 0}, {0, 0}, {0, 0}, {0, 1}, {1, 1}, {0, 0}, {0, 1}});
+}
+
+TEST_CASE("countdown: the steps of a response are its equations, right or wrong [GRPO 4.1.3]") {
+  using Steps = std::vector<std::pair<std::string, double>>;  // the text up to the end, reward
+  const auto steps = [](const std::string& response, bool finished = true) {
+    Steps result;
+    size_t from = 0;
+    for (const auto& [end, reward] : equation_steps(response, finished)) {
+      REQUIRE(end <= std::ssize(response));
+      REQUIRE(end > static_cast<int64_t>(from));
+      result.emplace_back(response.substr(from, end - from), reward);
+      from = static_cast<size_t>(end);
+    }
+    return result;
+  };
+  CHECK(
+      steps(
+          " try 6*6=36,36-1=34 want 11 no. wait, try 6+6=12</think><answer>6*6=36</answer>1+1=2") ==
+      Steps{{" try 6*6=36", 1}, {",36-1=34", 0}, {" want 11 no. wait, try 6+6=12", 1}});
+  CHECK(steps("") == Steps{});
+  CHECK(steps("no numbers = none, x = 3, 36 = 36") == Steps{});
+  // Natural text: blanks, brackets, signs of a typesetter, lists, a sentence around it.
+  CHECK(steps("So (6 + 1) \u00d7 2 = 14 - too low. 6 \u2212 1 = 6.") ==
+        Steps{{"So (6 + 1) \u00d7 2 = 14", 1}, {" - too low. 6 \u2212 1 = 6", 0}});
+  CHECK(steps("- 6 + 6 = 12\n* 6*6 = 35\n1. 6-1 = 5\n(6/6 = 1)") ==
+        Steps{{"- 6 + 6 = 12", 1}, {"\n* 6*6 = 35", 0}, {"\n1. 6-1 = 5", 1}, {"\n(6/6 = 1", 1}});
+  CHECK(steps("-3+5=2") == Steps{{"-3+5=2", 1}});
+  // Exact: no rounding, nothing undefined. Each "=" of a chain for itself.
+  CHECK(steps("1/3=0, 2/6=1/3") == Steps{{"1/3=0", 0}, {", 2/6=1/3", 1}});
+  CHECK(steps("1/0=1/0") == Steps{{"1/0=1/0", 0}});
+  CHECK(steps("6*6=36-1=35") == Steps{{"6*6=36-1", 0}, {"=35", 1}});
+  // No step: decimals, algebra, other signs, numbers beyond 64 bits on the right.
+  CHECK(steps("1/3=0.33; 1.5*4=6; x1+2=3; 2x+3=5; 6*6!=35; 6*6==36; 6*6>=36; 6*6=thirty") ==
+        Steps{});
+  CHECK(steps("99999999999999999999+1=2") == Steps{{"99999999999999999999+1=2", 0}});
+  // What was cut off may have gone on.
+  CHECK(steps("6-1=5, 6*6=3", /*finished=*/false) == Steps{{"6-1=5", 1}});
+  CHECK(steps("6-1=5, 6*6=36 ", /*finished=*/false) == Steps{{"6-1=5", 1}, {", 6*6=36", 1}});
+  // On the short form they are the equations that diagnose() counts.
+  const Countdown task = small_task();
+  CHECK(task.grades_steps());
+  for (int64_t i = 0; i < 300; ++i) {
+    const Document document = task.document(i);
+    const auto found =
+        find_equations(document.response.substr(0, document.response.find("<answer")));
+    const Grade grade = task.grade({"", "1,2=3"}, document.response, true);
+    REQUIRE(grade.steps.size() == found.size());
+    for (size_t j = 0; j < found.size(); ++j) CHECK(grade.steps[j].reward == found[j].right());
+  }
+  // In linear time: a second would be a thousand times too long.
+  for (const std::string& part : {std::string("="), std::string("("), std::string("6*6=36,"),
+                                  std::string("\xE2"), std::string("- "), std::string("1+")}) {
+    std::string text;
+    while (text.size() < 1'000'000) text += part;
+    const auto start = std::clock();
+    equation_steps(text + "=1", true);
+    CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 1);
+  }
 }
 
 TEST_CASE("countdown: generated problems are pure, solvable and within their ranges") {

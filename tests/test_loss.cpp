@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "tiny_zero/kernels/kernels.h"
-#include "tiny_zero/loss.h"
+#include "tiny_zero/methods/policy_terms.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -180,4 +180,40 @@ TEST_CASE(
   broken.finish();
   CHECK(broken.not_finite() == "bad");
   CHECK(broken.mean("fine") == doctest::Approx(1.0));  // divided by the weights
+}
+
+TEST_CASE("cispo_loss bounds the weight of a token and keeps its gradient [CISPO eq. 4, 5]") {
+  // Ratios 1.5, 0.5 and 3 beside the bound 1.2; log pi = ln 1/2 = -0.693147 each
+  const Tensor log_probs = torch::tensor({0.5F, 0.5F, 0.5F}).log();
+  const Tensor old = log_probs - torch::tensor({1.5F, 0.5F, 3.0F}).log();
+  const Tensor advantages = torch::tensor({2.0F, -2.0F, -1.0F});
+  const auto loss = [&](const Tensor& x) { return cispo_loss(x, old, advantages, 0.2); };
+  CHECK(close(loss(log_probs), torch::tensor({1.663553F, -0.693147F, -0.831777F})));
+  // -1.2 * 2, -0.5 * -2 and -1.2 * -1; PPO's clip would have dropped the first
+  CHECK(close(gradient(log_probs, loss), torch::tensor({-2.4F, 1.0F, 1.2F})));
+  const PolicyTerms terms = policy_terms(PolicyLoss::cispo, log_probs, old, advantages, 0.1, 0.2,
+                                         torch::zeros({3}, torch::kInt64));
+  CHECK(torch::equal(terms.loss, loss(log_probs)));
+  CHECK(torch::equal(terms.clipped, torch::tensor({1, 0, 1}).to(torch::kBool)));
+}
+
+TEST_CASE("gspo: the ratio of a response is its tokens' geometric mean [GSPO eq. 7]") {
+  // The first response's ratios 4 and 1 make 2; the second's single token has 1.1. Their tokens are
+  // not in the order of the responses' numbers.
+  const Tensor log_probs = torch::tensor({1.1F, 4.0F, 1.0F}).log() - 3,
+               old = torch::full({3}, -3.F);
+  const Tensor advantages = torch::tensor({-1.0F, 1.0F, 1.0F});
+  const Tensor responses = torch::tensor({5, 2, 2}, torch::kInt64);
+  const auto terms = [&](const Tensor& x, double high) {
+    return policy_terms(PolicyLoss::gspo, x, old, advantages, 0.2, high, responses);
+  };
+  CHECK(close(response_means(advantages, responses), advantages));
+  CHECK(close(terms(log_probs, 0.2).loss, torch::tensor({1.1F, -1.2F, -1.2F})));
+  CHECK(torch::equal(terms(log_probs, 0.2).clipped, torch::tensor({0, 1, 1}).to(torch::kBool)));
+  const auto loss = [&](double high) {
+    return [&terms, high](const Tensor& x) { return terms(x, high).loss; };
+  };
+  CHECK(close(gradient(log_probs, loss(0.2)), torch::tensor({1.1F, 0.0F, 0.0F})));
+  // Unclipped, each token of the first has the two losses' slope s / 2: -2 * 2 / 2.
+  CHECK(close(gradient(log_probs, loss(2.0)), torch::tensor({1.1F, -2.0F, -2.0F})));
 }

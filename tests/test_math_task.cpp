@@ -420,6 +420,7 @@ TEST_CASE("math: grade judges a line each, in order") {
 
 TEST_CASE("math: every recipe is understood") {
   for (const auto& recipe : fs::directory_iterator(TEST_DATA_DIR "/../../tasks/math/recipes")) {
+    if (recipe.path().extension() != ".conf") continue;
     const bool own_file = recipe.path().filename() == "sums.conf";
     const Result result =
         tiny_zero_with("grade --task math --recipe " + recipe.path().string() +

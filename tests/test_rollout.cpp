@@ -9,6 +9,7 @@
 #include <set>
 
 #include "tiny_zero/advantage.h"
+#include "tiny_zero/methods/process_supervision.h"
 #include "tiny_zero/rollout.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/config.h"
@@ -461,4 +462,153 @@ TEST_CASE(
   CHECK(torch::allclose(estimate.advantages, whiten((returns - 1) * rollout.mask, rollout.mask),
                         1e-4, 1e-5));
   CHECK(torch::allclose(estimate.returns, returns, 1e-5, 1e-6));
+}
+
+TEST_CASE("shaped_rewards: a response near the limit costs up to 1 [DAPO eq. 13]") {
+  Config config;
+  config.truncated = Truncated::soft;
+  config.max_response_tokens = 3;
+  config.overlong_buffer = 2;
+  // Lengths 2, 1, 3 and 2 are 1, 0, 2 and 1 over 3 - 2 tokens, of 2 that cost 1.
+  CHECK(torch::equal(shaped_rewards(by_hand(), config), torch::tensor({.5F, 1.F, -1.F, .5F})));
+  // That the first group's rewards now differ does not make it one to learn from.
+  config.prompts_per_step = 1;
+  config.dynamic_sampling = true;
+  const Collection collected = collect(by_hand, config);
+  CHECK(collected.kept_groups == std::vector<int64_t>{1});
+  CHECK(torch::equal(collected.rollout.rewards, torch::tensor({-1.F, .5F})));
+}
+
+TEST_CASE("groups are kept whose share of right responses is within the bounds [PRIME]") {
+  Rollout rollout;  // 1, 2, 4 and 5 right of 5
+  rollout.group_size = 5;
+  rollout.grades.resize(20);
+  for (const size_t right : {0, 5, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19})
+    rollout.grades[right].correct = true;
+  Config config;
+  const auto within = [&](double min, double max) {
+    config.kept_accuracy_min = min;
+    config.kept_accuracy_max = max;
+    return within_accuracy(rollout, {0, 1, 2, 3}, config);
+  };
+  using Groups = std::vector<int64_t>;
+  CHECK(within(0, 1) == Groups{0, 1, 2, 3});
+  CHECK(within(0.2, 0.8) == Groups{0, 1, 2});  // the bounds belong to it
+  CHECK(within(0.21, 0.79) == Groups{1});
+  CHECK(within_accuracy(rollout, {3, 1}, config) == Groups{1});
+  // Dynamic sampling asks for both: by_hand()'s second group has rewards 0 and 1.
+  config.prompts_per_step = 1;
+  config.dynamic_sampling = true;
+  config.kept_accuracy_min = 0.5;
+  Rollout round = by_hand();
+  round.grades[0].correct = round.grades[3].correct = true;
+  CHECK(collect([&] { return round; }, config).kept_groups == Groups{1});
+  round.grades[3].correct = false;
+  CHECK(collect([&] { return round; }, config).kept_groups == Groups{18, 19});  // as it is
+}
+
+TEST_CASE(
+    "reward_steps: a step falls on the token that holds its last byte, the answer on the end") {
+  const auto tokenizer = Tokenizer::from_file(TEST_DATA_DIR "/tokenizer/gpt2/tokenizer.json");
+  std::vector<int64_t> ids;
+  for (const char* token : {"6", "*", "7", "=", "42"})
+    ids.push_back(tokenizer.token_id(token).value());
+  Rollout rollout = by_hand();
+  rollout.lengths = {6, 2, 1, 1};
+  rollout.response_ids = torch::zeros({4, 6}, torch::kInt64);
+  for (int64_t t = 0; t < 5; ++t) rollout.response_ids[0][t] = ids[t];
+  rollout.texts = {"6*7=42", "\u00f7", "", ""};  // the end token is no text
+  // A character of two bytes, each in a token of its own.
+  rollout.response_ids[1][0] = tokenizer.token_id("\u00c3").value();
+  rollout.response_ids[1][1] = tokenizer.token_id("\u00b7").value();
+  rollout.grades[0].steps = {{3, 0.5}, {5, 0.0}, {6, 1.0}};  // 5 is within the token "42"
+  rollout.grades[1].steps = {{1, 0.25}, {2, 0.75}};
+  rollout.rewards = torch::tensor({-0.5F, 1.0F, 0.0F, 1.0F});
+  const Tensor wanted = torch::tensor({{0.F, 2.F, .5F},  // response, token, reward
+                                       {0.F, 4.F, 0.F},
+                                       {0.F, 4.F, 1.F},
+                                       {0.F, 5.F, -.5F},
+                                       {1.F, 0.F, .25F},
+                                       {1.F, 1.F, .75F},
+                                       {1.F, 1.F, 1.F},
+                                       {2.F, 0.F, 0.F},
+                                       {3.F, 0.F, 1.F}});
+  const Tensor steps = reward_steps(rollout, tokenizer);
+  CAPTURE(steps);
+  CHECK(torch::equal(steps, wanted));
+  for (const int64_t end : {-1, 0, 7}) {
+    rollout.grades[0].steps = {{end, 1.0}};
+    CHECK_THROWS_WITH_AS(
+        reward_steps(rollout, tokenizer),
+        doctest::Contains(
+            ("response 0: a step ends at byte " + std::to_string(end) + ", want 1 to 6").c_str()),
+        std::invalid_argument);
+  }
+}
+
+TEST_CASE(
+    "estimate_advantages on a rollout by hand: steps, with the KL still to come [GRPO 4.1.3]") {
+  const Rollout rollout = by_hand();  // lengths 2, 1, 3, 2
+  Config config;
+  config.group_size = 2;
+  config.group_epsilon = 0;
+  config.group_std = GroupStd::population;
+  config.supervision = Supervision::process;
+  Judgement judgement{torch::tensor({1.0F, 1.0F, 0.0F, 1.0F}), rollout.mask, {}, {}};
+  judgement.steps = torch::tensor(
+      {{0.F, 0.F, 0.F}, {0.F, 1.F, 1.F}, {1.F, 0.F, 1.F}, {2.F, 2.F, 0.F}, {3.F, 1.F, 1.F}});
+  // 0, 1, 1: mean 2/3, deviation sqrt(2)/3, normalised -1.414214, 0.707107, 0.707107
+  const Tensor plain = torch::tensor(
+      {{-.707107F, .707107F, 0.F}, {.707107F, 0.F, 0.F}, {-1.F, -1.F, -1.F}, {1.F, 1.F, 0.F}});
+  CHECK(torch::allclose(estimate_advantages(rollout, judgement, config).advantages, plain, 1e-5,
+                        1e-6));
+  config.kl = KlPlacement::reward;
+  config.kl_coef = 0.1;
+  judgement.ref_log_probs = rollout.log_probs - 2;  // 0.2 for each token that is still to come
+  const Tensor penalised =
+      plain - torch::tensor({{.4F, .2F, 0.F}, {.2F, 0.F, 0.F}, {.6F, .4F, .2F}, {.4F, .2F, 0.F}});
+  CHECK(torch::allclose(estimate_advantages(rollout, judgement, config).advantages, penalised, 1e-5,
+                        1e-6));
+}
+
+TEST_CASE(
+    "estimate_advantages on a rollout by hand: REINFORCE++ normalises over the batch's tokens") {
+  const Rollout rollout = by_hand();  // lengths 2, 1, 3, 2
+  Config config;
+  config.algorithm = Algorithm::reinforce;
+  Judgement judgement{torch::tensor({1.0F, 0.0F, 0.0F, 4.0F}), rollout.mask, {}, {}};
+  // 1, 1, 0, 0, 0, 0, 4, 4: mean 1.25, deviation sqrt(34 / 8 - 1.5625) = 1.639360
+  const float one = -.152499F, none = -.762493F, four = 1.677484F;
+  CHECK(torch::allclose(
+      estimate_advantages(rollout, judgement, config).advantages,
+      torch::tensor({{one, one, 0.F}, {none, 0.F, 0.F}, {none, none, none}, {four, four, 0.F}}),
+      1e-5, 1e-5));
+  // A penalty of 0.2 per token: 0.6, 0.8 | -0.2 | -0.6, -0.4, -0.2 | 3.6, 3.8 are still to come,
+  // with mean 0.925 and deviation sqrt(29 / 8 - 0.855625) = 1.664144.
+  config.kl = KlPlacement::reward;
+  config.kl_coef = 0.1;
+  judgement.ref_log_probs = rollout.log_probs - 2;
+  CHECK(torch::allclose(estimate_advantages(rollout, judgement, config).advantages,
+                        torch::tensor({{-.195296F, -.075113F, 0.F},
+                                       {-.676023F, 0.F, 0.F},
+                                       {-.916387F, -.796205F, -.676023F},
+                                       {1.607433F, 1.727615F, 0.F}}),
+                        1e-5, 1e-5));
+  // The first response is not in the loss: -0.2, -0.6, -0.4, -0.2, 3.6, 3.8 have mean 1.
+  judgement.loss_mask = rollout.mask & torch::tensor({{0}, {1}, {1}, {1}}).to(torch::kBool);
+  const Tensor masked = estimate_advantages(rollout, judgement, config).advantages;
+  CHECK(torch::equal(masked[0], torch::zeros({3})));
+  CHECK(masked.sum().item<double>() == doctest::Approx(0).epsilon(1e-5));
+}
+
+TEST_CASE(
+    "estimate_advantages on a rollout by hand: online RFT takes the right responses [GRPO 5.2]") {
+  Rollout rollout = by_hand();
+  rollout.grades[0].correct = rollout.grades[2].correct = true;
+  Config config;
+  config.algorithm = Algorithm::rft;
+  const Judgement judgement{torch::tensor({0.3F, 1.0F, -1.0F, 4.0F}), rollout.mask, {}, {}};
+  CHECK(torch::equal(
+      estimate_advantages(rollout, judgement, config).advantages,
+      torch::tensor({{1.F, 1.F, 0.F}, {0.F, 0.F, 0.F}, {1.F, 1.F, 1.F}, {0.F, 0.F, 0.F}})));
 }

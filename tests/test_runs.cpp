@@ -667,6 +667,8 @@ TEST_CASE("mistakes end with code 1, the name of the mistake and a way out, and 
       {training("new", "--learning-rat 1"), {"learning-rat", "nearest is \"learning-rate\""}},
       {training("new", "--clip-low 2"), {"clip-low", "\"2\"", "at most 1"}},
       {training("new", "--task chess"), {"chess", "countdown"}},
+      {training("new", "--task multiplication --supervision process"),
+       {"supervision", "multiplication", "countdown"}},
       {training("new", "--recipe " + recipe), {recipe + ":3", "this is no setting"}},
       {training("new", "--model /no/such/model"), {"/no/such/model"}},
       {"train --name without_model" + runs, {"--model"}},

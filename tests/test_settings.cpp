@@ -181,7 +181,8 @@ TEST_CASE("settings: each has an effect where the code reads it, and needs what 
     config.algorithm = choice.value;
     for (const char* name : {"gamma", "lambda", "critic", "critic-head"})
       CHECK(unmet(name).empty() == config.has_critic());
-    for (const char* name : {"group-std", "group-epsilon", "baseline"})  // PRIME has its own
+    for (const char* name :
+         {"supervision", "group-std", "group-epsilon", "baseline"})  // PRIME has its own
       CHECK(unmet(name).empty() == (config.compares_groups() && !config.has_prm()));
     for (const char* name : {"prime-beta", "prime-score"})
       CHECK(unmet(name).empty() == config.has_prm());
@@ -215,6 +216,9 @@ TEST_CASE("settings: each has an effect where the code reads it, and needs what 
   for (const auto& [name, change, back] :
        {std::tuple<std::string, std::string, std::string>{"truncation-penalty",
                                                           "truncated = penalise", "keep"},
+        {"overlong-buffer", "truncated = soft", "mask"},
+        {"kept-accuracy-min", "dynamic-sampling = true", "false"},
+        {"kept-accuracy-max", "dynamic-sampling = true", "false"},
         {"final-learning-rate", "schedule = cosine", "constant"},
         {"top-p", "temperature = 1", "0"},
         {"problem", "prompt = ", "use 1, 2"},
@@ -229,6 +233,14 @@ TEST_CASE("settings: each has an effect where the code reads it, and needs what 
   config.algorithm = Algorithm::grpo;
   config.group_std = GroupStd::none;
   CHECK(unmet("group-epsilon") == "group-std != none");
+  CHECK(unmet("policy-loss") == "mini-batches > 1 or epochs > 1");
+  config.mini_batches = 2;
+  for (const auto& choice : choices(PolicyLoss{})) {
+    config.policy_loss = choice.value;
+    CHECK(unmet("policy-loss") == "");
+    CHECK(unmet("clip-high") == "");
+    CHECK(unmet("clip-low").empty() == (choice.value != PolicyLoss::cispo));
+  }
 }
 
 TEST_CASE("settings: a recipe is lines of name = value with comments and blanks") {
@@ -323,6 +335,31 @@ TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]")
           c.critic_warmup_steps = 3;
         }).starts_with("critic-warmup-steps"));
   CHECK(refused([](Config& c) { c.model = ""; }).starts_with("model"));
+  CHECK(refused([](Config& c) {
+          c.supervision = Supervision::process;
+          c.baseline = Baseline::leave_one_out;
+        }).starts_with("baseline"));
+  CHECK(refused([](Config& c) {
+          c.truncated = Truncated::soft;
+          c.overlong_buffer = c.max_response_tokens + 1;
+        }).starts_with("overlong-buffer"));
+  CHECK(refused([](Config& c) {
+          c.kept_accuracy_min = 0.6;
+          c.kept_accuracy_max = 0.5;
+        }).starts_with("kept-accuracy-min"));
+  for (const auto change : {+[](Config& c) { c.kl = KlPlacement::reward; },
+                            +[](Config& c) { c.truncated = Truncated::soft; },
+                            +[](Config& c) { c.truncated = Truncated::penalise; }}) {
+    CHECK(refused([&](Config& c) {
+            c.algorithm = Algorithm::rft;
+            change(c);
+          }).starts_with("kl = reward and truncated"));
+  }
+  Config alone;  // no group is needed
+  alone.model = "somewhere";
+  alone.algorithm = Algorithm::reinforce;
+  alone.group_size = 1;
+  alone.validate_training();
 }
 
 TEST_CASE("an algorithm that has no name or no estimator is an error, not PPO [T35]") {

@@ -64,7 +64,7 @@ Rollout rollout_by_hand() {
 
 /// What the losses need beside the rollout.
 struct Experience {
-  Tensor advantages, ref_log_probs, values, returns, loss_mask;
+  Tensor advantages, ref_log_probs, values, returns, loss_mask, old_log_probs = {};
 };
 
 Experience experience_of(const Rollout& rollout, const Tensor& advantages) {
@@ -73,8 +73,10 @@ Experience experience_of(const Rollout& rollout, const Tensor& advantages) {
 
 UpdateStats update(Learner& policy, const Rollout& rollout, const Experience& e,
                    const Config& config, int64_t step = 0) {
-  return update_policy(policy, rollout, {rollout.rewards, e.loss_mask, e.ref_log_probs, e.values},
-                       {e.advantages, e.returns}, config, step);
+  return update_policy(
+      policy, rollout,
+      {rollout.rewards, e.loss_mask, e.ref_log_probs, e.values, {}, e.old_log_probs},
+      {e.advantages, e.returns}, config, step);
 }
 
 UpdateStats update_values(Learner& critic, const Rollout& rollout, const Experience& e,
@@ -287,6 +289,52 @@ TEST_CASE("update_policy: a large rate makes later mini-batches clip") {
       0);
   CHECK(step_of(policy, rollout, some_experience(rollout), config, 0.05)
             .stats.means.at("clip_fraction") > 0.05);
+}
+
+TEST_CASE("update_policy: gspo with one update per rollout is GRPO's mean over sequences") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  const Tensor own = torch::sin(torch::arange(rollout.size(), torch::kFloat32)).unsqueeze(1);
+  const Experience experience = experience_of(rollout, own * rollout.mask);
+  Config config = plain_config();
+  config.aggregation = Aggregation::sequence;
+  const Step tokens = step_of(policy, rollout, experience, config);
+  config.policy_loss = PolicyLoss::gspo;
+  const Step responses = step_of(policy, rollout, experience, config);
+  CHECK(tokens.gradient.norm().item<double>() > 1e-3);
+  CHECK(close(responses.gradient, tokens.gradient));
+  CHECK(responses.stats.means.at("policy_loss") ==
+        doctest::Approx(tokens.stats.means.at("policy_loss")).epsilon(1e-5));
+  // Off policy the two part, and the micro-batches still make no difference.
+  config.epochs = 2;
+  Rollout other = rollout;
+  other.log_probs = rollout.log_probs + 0.1 * some_advantages(rollout);
+  const Step whole = step_of(policy, other, experience, config);
+  config.tokens_per_micro_batch = 40;
+  CHECK(close(step_of(policy, other, experience, config).gradient, whole.gradient));
+  config.policy_loss = PolicyLoss::clip;
+  CHECK_FALSE(close(step_of(policy, other, experience, config).gradient, whole.gradient));
+}
+
+TEST_CASE("update_policy: tis weighs what the trainer and the sampler say of a token [TIS]") {
+  Model policy = tiny_model(1);
+  Rollout rollout = rollout_by_hand();
+  const Tensor now = score_log_probs(policy, rollout, 1.0, kEverything);
+  Experience experience = experience_of(
+      rollout, torch::tensor({{1.0F, 2.0F, 3.0F}, {4.0F, kNan, kNan}, {-2.0F, 6.0F, kNan}}));
+  // pi_trainer / pi_sampler is 4, held at 2, in the first response, and 1/2 in the others.
+  rollout.log_probs = now - torch::tensor({{4.0F}, {0.5F}, {0.5F}}).log();
+  Config config = plain_config();
+  config.tis_cap = 2;
+  const auto loss = [&] {
+    return step_of(policy, rollout, experience, config).stats.means.at("policy_loss");
+  };
+  CHECK(loss() == doctest::Approx(-16.0 / 6).epsilon(1e-4));  // -(2 (1+2+3) + (4-2+6) / 2) / 6
+  config.epochs = 2;  // the ratio is that to the trainer's own old policy, not to the sampler
+  experience.old_log_probs = now;
+  CHECK(loss() == doctest::Approx(-16.0 / 6).epsilon(1e-4));
+  config.tis_cap = 0;
+  CHECK(loss() == doctest::Approx(-14.0 / 6).epsilon(1e-4));
 }
 
 TEST_CASE("update_policy: the end token is trained, though its id is that of the padding [T1]") {
@@ -557,10 +605,12 @@ TEST_CASE("update_critic lowers the value loss, in however many micro-batches [T
   CHECK(learner.model.gradients().norm().item<double>() == 0);
 }
 
-TEST_CASE("a three-token policy learns its reward, with a group's baseline and with a critic") {
-  for (const auto algorithm : {Algorithm::grpo, Algorithm::ppo}) {
+TEST_CASE("a three-token policy learns its reward, by every algorithm") {
+  for (const auto& [algorithm, name] : choices(Algorithm{})) {
+    CAPTURE(name);
     Config config = plain_config();
     config.algorithm = algorithm;
+    if (config.has_prm()) continue;  // test_prime.cpp
     config.group_size = 16;
     config.max_grad_norm = 1;
     config.learning_rate = config.critic_learning_rate = 3e-3;
@@ -573,6 +623,9 @@ TEST_CASE("a three-token policy learns its reward, with a group's baseline and w
       rollout = sampler.sample({{1}}, /*group_size=*/16, /*call=*/step);
       rollout.rewards =
           (rollout.response_ids.select(1, 0) == 2).to(torch::kFloat32);  // only token 2 is right
+      rollout.grades.resize(16);
+      for (size_t i = 0; i < 16; ++i)
+        rollout.grades[i].correct = rollout.rewards[static_cast<int64_t>(i)].item<float>() == 1;
       Judgement judgement{rollout.rewards, rollout.mask, {}, {}};
       if (config.has_critic()) judgement.values = score_values(critic.model, rollout, kEverything);
       const Advantages estimate = estimate_advantages(rollout, judgement, config);

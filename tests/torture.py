@@ -38,6 +38,9 @@ CONFIGURATIONS = {  # together they change all that a checkpoint can hold
                         "--mini-batches 2 --schedule constant",
     "grpo, plain": TRAIN + "--entropy-coef 0.01 --mini-batches 1 --group-std none "
                            "--schedule cosine --keep-checkpoints 3",
+    "grpo, process": TRAIN + "--supervision process --policy-loss gspo --tis-cap 2 --epochs 2 "
+                             "--mini-batches 2 --schedule constant --kl reward "
+                             "--dynamic-sampling --truncated soft --overlong-buffer 12",
     "ppo, separate": TRAIN + "--algorithm ppo --critic separate --critic-head orz --lambda 0.9 "
                              "--mini-batches 2 --critic-mini-batches 2 --dynamic-sampling "
                              "--critic-learning-rate 1e-3 --schedule linear",

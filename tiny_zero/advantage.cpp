@@ -2,6 +2,7 @@
 
 #include "tiny_zero/loss.h"
 #include "tiny_zero/methods/prime.h"
+#include "tiny_zero/methods/process_supervision.h"
 #include "tiny_zero/settings/config.h"
 
 namespace tiny_zero {
@@ -16,6 +17,8 @@ Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& lo
       torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
   return log_ratio.defined() ? result - kl_coef * torch::where(mask, log_ratio, 0.0) : result;
 }
+
+Tensor sum_to_come(const Tensor& x) { return x.flip(1).cumsum(1).flip(1); }
 
 Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd deviation,
                         double epsilon, Baseline baseline) {
@@ -78,21 +81,36 @@ double explained_variance(const Tensor& values, const Tensor& returns, const Ten
 
 Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
                                const Config& config) {
-  const auto& [rewards, loss_mask, ref_log_probs, values, process_rewards] = judgement;
+  const auto& [rewards, loss_mask, ref_log_probs, values, process_rewards, old_log_probs, steps] =
+      judgement;
   const Tensor& mask = rollout.mask;
   Tensor log_ratio;  // (B, T), undefined without KL in the reward
   if (config.kl == KlPlacement::reward) log_ratio = kl_k1(rollout.log_probs, ref_log_probs);
   switch (config.algorithm) {
     case Algorithm::grpo: {
-      const Tensor advantages = group_advantages(rewards, config.group_size, config.group_std,
-                                                 config.group_epsilon, config.baseline);
-      Tensor per_token = advantages.unsqueeze(1) * mask;  // (B, T)
-      if (log_ratio.defined()) {
-        // What is still to come: beta sum_{l >= t} log(pi_old / pi_ref).
+      Tensor per_token;  // (B, T)
+      if (config.rewards_steps()) {
+        per_token = process_advantages(steps, rollout.lengths, config.group_size, config.group_std,
+                                       config.group_epsilon);
+      } else {
+        const Tensor advantages = group_advantages(rewards, config.group_size, config.group_std,
+                                                   config.group_epsilon, config.baseline);
+        per_token = advantages.unsqueeze(1) * mask;
+      }
+      if (log_ratio.defined()) {  // beta sum_{l >= t} log(pi_old / pi_ref)
         const Tensor penalty = config.kl_coef * torch::where(mask, log_ratio, 0.0);
-        per_token = per_token - penalty.flip(1).cumsum(1).flip(1) * mask;
+        per_token = per_token - sum_to_come(penalty) * mask;
       }
       return {per_token, {}};
+    }
+    case Algorithm::reinforce: {  // [REINFORCE++]
+      const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
+      return {whiten(sum_to_come(per_token), loss_mask), {}};
+    }
+    case Algorithm::rft: {  // the gradient coefficient I(o) of [GRPO 5.2]
+      std::vector<float> right;
+      for (const Grade& grade : rollout.grades) right.push_back(grade.correct);
+      return {torch::tensor(right).unsqueeze(1) * mask, {}};
     }
     case Algorithm::ppo: {
       const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);

@@ -18,6 +18,9 @@ namespace tiny_zero {
 torch::Tensor token_rewards(const torch::Tensor& rewards, const torch::Tensor& mask,
                             const torch::Tensor& log_ratio, double kl_coef);
 
+/// x_t + x_{t+1} + ...: what is still to come of a per-token reward.   @param x (B, T)
+torch::Tensor sum_to_come(const torch::Tensor& x);
+
 /// A_i = (r_i - baseline) / deviation over the G responses to one prompt.   [GRPO, outcome
 /// supervision] The baseline is the group's mean, or the mean of the others [RLOO]. The deviation
 /// is over n - 1 or n, with epsilon added, or left out [Dr. GRPO, T7]. A group whose rewards are
@@ -55,6 +58,10 @@ struct Judgement {
   torch::Tensor ref_log_probs;         // (B, T); undefined without a reference
   torch::Tensor values;                // (B, T) V(s_t); undefined without a critic
   torch::Tensor process_rewards = {};  // (B, T) of each token; undefined without a PRM [PRIME]
+  // (B, T) of the policy as the trainer scores it before the first of several updates; undefined
+  // unless TIS asks for it
+  torch::Tensor old_log_probs = {};
+  torch::Tensor steps = {};  // (S, 3) reward_steps(), with supervision = process
 };
 
 struct Advantages {
@@ -64,9 +71,14 @@ struct Advantages {
 
 /// The algorithms differ only here, and in the networks that their estimators need: PPO's critic,
 /// PRIME's process reward model.
-/// With kl = reward, PPO adds the KL penalty to the rewards [GRPO eq. 2]. GRPO subtracts the
-/// penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after normalising: dividing it by
-/// the group's deviation would cancel beta where all rewards are equal [T36].
+///   ppo: GAE over the token rewards
+///   grpo: group_advantages() on every token, or those of steps (supervision) [GRPO 4.1.3]
+///   prime: prime_advantages(), whitened if asked for [PRIME]
+///   reinforce: the token rewards still to come, normalised over the batch [REINFORCE++]
+///   rft: 1 on the tokens of right responses, else 0: online RFT [GRPO 5.2]
+/// With kl = reward, PPO and REINFORCE++ add the KL penalty to the rewards [GRPO eq. 2]. GRPO
+/// subtracts the penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after normalising:
+/// dividing it by the group's deviation would cancel beta where all rewards are equal [T36].
 Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
                                const Config& config);
 

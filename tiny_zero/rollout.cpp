@@ -164,6 +164,9 @@ Tensor shaped_rewards(const Rollout& rollout, const Config& config) {
   for (int64_t i = 0; i < rollout.size(); ++i) {
     const bool penalised = config.truncated == Truncated::penalise && !rollout.finished[i];
     if (penalised) rewards[i] = config.truncation_penalty;
+    const int64_t over = rollout.lengths[i] - config.max_response_tokens + config.overlong_buffer;
+    if (config.truncated == Truncated::soft && over > 0)
+      rewards[i] -= static_cast<double>(over) / static_cast<double>(config.overlong_buffer);
   }
   return rewards;
 }
@@ -184,6 +187,18 @@ std::vector<int64_t> mixed_groups(const Rollout& rollout) {
     if (!equal[p].item<bool>()) mixed.push_back(p);
   }
   return mixed;
+}
+
+std::vector<int64_t> within_accuracy(const Rollout& rollout, std::vector<int64_t> groups,
+                                     const Config& config) {
+  std::erase_if(groups, [&](int64_t p) {
+    double right = 0;
+    for (int64_t i = p * rollout.group_size; i < (p + 1) * rollout.group_size; ++i)
+      right += rollout.grades[i].correct;
+    const double share = right / static_cast<double>(rollout.group_size);
+    return share < config.kept_accuracy_min || share > config.kept_accuracy_max;
+  });
+  return groups;
 }
 
 void SamplingStats::add(const Rollout& round) {
@@ -211,11 +226,17 @@ Collection collect(const std::function<Rollout()>& sample_round, const Config& c
   std::optional<Rollout> kept;
   for (bool enough = false; !enough;) {
     Rollout round = sample_round();
+    const std::vector<int64_t> differ_by_rule = mixed_groups(round);
     round.rewards = shaped_rewards(round, config);
     rewards.push_back(round.rewards);
+    result.sampled_grades.insert(result.sampled_grades.end(), round.grades.begin(),
+                                 round.grades.end());
     std::vector<int64_t> groups(round.prompts.size());
     std::iota(groups.begin(), groups.end(), int64_t{0});
-    if (config.dynamic_sampling) groups = mixed_groups(round);
+    if (config.dynamic_sampling) {
+      const bool soft = config.truncated == Truncated::soft;
+      groups = within_accuracy(round, soft ? differ_by_rule : mixed_groups(round), config);
+    }
     const int64_t have = kept ? std::ssize(kept->prompts) : 0, first = result.sampled.prompts;
     const bool last = result.sampled.rounds + 1 == kMaxRounds;
     if (std::ssize(groups) > config.prompts_per_step - have)

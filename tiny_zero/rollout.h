@@ -76,7 +76,9 @@ class Sampler {
 /// Grades every response and fills `grades` and `rewards`.
 void grade(const Task& task, Rollout& rollout);
 
-/// The rewards, with truncation-penalty for truncated responses if truncated = penalise [T16].
+/// The rewards, with truncation-penalty for truncated responses if truncated = penalise [T16]. With
+/// soft, less what a long response costs: 0 up to L - C tokens, then growing evenly to 1 at L, for
+/// L max-response-tokens and C overlong-buffer [DAPO eq. 13].
 /// @return (B,)
 torch::Tensor shaped_rewards(const Rollout& rollout, const Config& config);
 
@@ -87,6 +89,10 @@ torch::Tensor loss_mask(const Rollout& rollout, Truncated truncated);
 /// Groups whose rewards differ; under GRPO the policy gradient of the others is zero [DAPO].
 /// @return their numbers, in order
 std::vector<int64_t> mixed_groups(const Rollout& rollout);
+
+/// Of these groups, those whose share of right responses lies within kept-accuracy-min and -max.
+std::vector<int64_t> within_accuracy(const Rollout& rollout, std::vector<int64_t> groups,
+                                     const Config& config);
 
 /// Sums over everything that was sampled in a step, the groups that were dropped included [T37].
 struct SamplingStats {
@@ -100,13 +106,15 @@ struct SamplingStats {
 struct Collection {
   Rollout rollout;  // to learn from
   SamplingStats sampled;
-  torch::Tensor sampled_rewards;     // (C,) shaped, of the C responses that were sampled
+  torch::Tensor sampled_rewards;  // (C,) shaped, of the C responses that were sampled
+  std::vector<Grade> sampled_grades;
   std::vector<int64_t> kept_groups;  // of those, the ones that make the rollout
 };
 
 /// One step's rollout. With dynamic sampling, rounds go on until prompts-per-step groups have
 /// different rewards, ten at most, so a task whose groups are all right or all wrong cannot stall
-/// the run [DAPO].
+/// the run [DAPO]. What truncated = soft takes away makes no difference: it would let groups pass
+/// that are all right or all wrong.
 /// @param sample_round  samples and grades responses to the next prompts-per-step problems
 Collection collect(const std::function<Rollout()>& sample_round, const Config& config);
 

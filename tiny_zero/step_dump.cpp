@@ -19,7 +19,12 @@ void StepDump::add_rollout(const Collection& collected, const Judgement& judgeme
   const Rollout& rollout = collected.rollout;
   std::vector<Tensor> prompts;
   std::vector<int64_t> prompt_lengths, finished(rollout.finished.begin(), rollout.finished.end());
-  std::vector<double> rewards;
+  std::vector<double> rewards, rule_rewards;
+  std::vector<int64_t> correct;
+  for (const Grade& grade : collected.sampled_grades) {
+    rule_rewards.push_back(grade.reward);
+    correct.push_back(grade.correct);
+  }
   for (const auto& prompt : rollout.prompts) {
     prompts.push_back(torch::tensor(prompt, torch::kInt64));
     prompt_lengths.push_back(std::ssize(prompt));
@@ -39,6 +44,10 @@ void StepDump::add_rollout(const Collection& collected, const Judgement& judgeme
   add("process_rewards", judgement.process_rewards);
   add("advantages", estimate.advantages);
   add("returns", estimate.returns);
+  add("old_log_probs", judgement.old_log_probs);
+  add("steps", judgement.steps);
+  add("collected_rule_rewards", torch::tensor(rule_rewards, torch::kFloat32));
+  add("collected_correct", torch::tensor(correct, torch::kInt64));
   add("collected_rewards", collected.sampled_rewards);
   add("kept_groups", torch::tensor(collected.kept_groups, torch::kInt64));
 }

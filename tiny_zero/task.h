@@ -25,6 +25,12 @@ struct Problem {
   std::vector<std::string> tags = {};  // what eval reports apart, such as "level 3"
 };
 
+/// A part of a response that is graded apart, such as a line or an equation.   [GRPO 4.1.3]
+struct StepReward {
+  int64_t end = 0;  // where it ends: bytes of the response up to and with its last
+  double reward = 0.0;
+};
+
 /// What the rule says of one response.
 struct Grade {
   double reward = 0.0;     // what the loop maximises
@@ -33,7 +39,8 @@ struct Grade {
   bool answered = false;   // an answer could be read; false counts a parse failure apart from a
                            // wrong answer [T27]
   bool reflected = false;  // the response returns to the problem after a failed check
-  std::string_view reason = "";  // for the verdict, in a few words that outlive the response
+  std::string_view reason = "";        // for the verdict, in a few words that outlive the response
+  std::vector<StepReward> steps = {};  // in order, without the answer; see grades_steps()
 };
 
 /// Text to pre-train a tiny model on. The loss is taken on the response alone.
@@ -66,6 +73,8 @@ class Task {
   /// Grades any bytes: never throws, never executes them, in time linear in their number.
   /// @param finished  ended by the model or by stop-text; false if it was truncated
   virtual Grade grade(const Problem& problem, std::string_view response, bool finished) const = 0;
+  /// Whether grade() fills Grade::steps, so that supervision = process has steps to reward.
+  virtual bool grades_steps() const { return false; }
   /// Grades an answer that stands by itself, with no response around it. The same promises as
   /// grade().
   virtual Grade grade_answer(const Problem& /*problem*/, std::string_view /*answer*/) const {

@@ -9,6 +9,7 @@
 #include "tiny_zero/trainer.h"
 
 #include "tiny_zero/methods/prime.h"
+#include "tiny_zero/methods/process_supervision.h"
 #include "tiny_zero/scoring.h"
 #include "tiny_zero/settings/progress.h"
 
@@ -83,6 +84,9 @@ Judgement Trainer::judge(const Rollout& rollout, StepStats& stats, StepDump& dum
     dump.add("prm_ref_log_probs", frozen);
     dump.add("right", right_responses(rollout));
   }
+  if (config_.tis_cap > 0 && !config_.on_policy())
+    judgement.old_log_probs = score_log_probs(policy_->model, rollout, config_.temperature, tokens);
+  if (config_.rewards_steps()) judgement.steps = reward_steps(rollout, *tokenizer_);
   return judgement;
 }
 

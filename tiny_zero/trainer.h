@@ -43,11 +43,12 @@ class Trainer {
   SideFiles side_files_;  // of the model, for checkpoints
   std::optional<Learner> policy_, critic_, prm_;
   std::optional<Model> reference_, prm_reference_;  // the PRM's is the start for good [PRIME]
-  bool reference_moved_ = false;            // replaced at least once, so checkpoints must store it
-  int64_t step_ = 0, cursor_ = 0;           // the next step; the next training problem
-  int64_t saved_step_ = -1;                 // of the newest checkpoint
-  Watch watch_{config_.compares_groups()};  // part of a checkpoint
-  double wall_s_ = 0;                       // spent in steps, over all resumptions
+  bool reference_moved_ = false;   // replaced at least once, so checkpoints must store it
+  int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem
+  int64_t saved_step_ = -1;        // of the newest checkpoint
+  // Part of a checkpoint. Steps differ even where the rewards of the whole are equal.
+  Watch watch_{config_.compares_groups() && !config_.rewards_steps()};
+  double wall_s_ = 0;  // spent in steps, over all resumptions
 };
 
 }  // namespace tiny_zero

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "tiny_zero/loss.h"
+#include "tiny_zero/methods/policy_terms.h"
 #include "tiny_zero/methods/prime.h"
 #include "tiny_zero/random.h"
 #include "tiny_zero/scoring.h"
@@ -121,7 +121,6 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
 UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
                           StepDump* dump, const OnProgress& on_progress) {
-  const bool on_policy = config.epochs == 1 && config.mini_batches == 1;
   Tensor largest_ratio_gap;  // on the device until the end
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
     const Tensor sampled = batch.pick(rollout.log_probs);  // (N,), as all that follow
@@ -130,12 +129,17 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
     const auto [log_probs, entropies] =
         policy.model.log_probs(hidden, batch.positions, batch.targets, config.temperature,
                                /*with_entropy=*/true);
+    const Tensor& before = judgement.old_log_probs;
+    Tensor old_log_probs = before.defined() ? batch.pick(before) : sampled;
     // One update per rollout: pi_old is pi_theta itself, and the ratio is exactly 1 whatever the
     // sampler rounded [T11].
-    const Tensor old_log_probs = on_policy ? log_probs.detach() : sampled;
+    if (config.on_policy()) old_log_probs = log_probs.detach();
 
-    terms.add("policy_loss",
-              policy_loss(log_probs, old_log_probs, advantages, config.clip_low, config.clip_high));
+    auto [losses, clipped] = policy_terms(config.policy_loss, log_probs, old_log_probs, advantages,
+                                          config.clip_low, config.clip_high, batch.rows);
+    if (config.tis_cap > 0)  // sampler and trainer round differently [TIS]
+      losses = losses * (old_log_probs - sampled).exp().clamp_max(config.tis_cap);
+    terms.add("policy_loss", losses);
     terms.add("entropy", entropies, -config.entropy_coef);
     if (judgement.ref_log_probs.defined()) {
       const Tensor ref_log_probs = batch.pick(judgement.ref_log_probs);
@@ -151,10 +155,7 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
                 value_loss(values, old_values, batch.pick(estimate.returns), config.value_clip),
                 config.value_coef);
     }
-    terms.add("clip_fraction",
-              policy_clipped(log_probs.detach(), old_log_probs, advantages, config.clip_low,
-                             config.clip_high),
-              0);
+    terms.add("clip_fraction", clipped, 0);
     if (update == 0) {  // the policy is still the one that sampled
       const Tensor gap = log_probs.detach() - sampled;
       terms.add("log_prob_gap_mean", gap.abs(), 0);

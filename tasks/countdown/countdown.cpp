@@ -244,6 +244,7 @@ Grade Countdown::grade(const Problem& problem, std::string_view response, bool f
   const bool tinyzero = options.reward == FormReward::tinyzero;
   const auto [points, whole, answer] = read_form(options.reward, response);
   Grade grade{.reward = points, .formatted = whole, .reflected = reflects(response)};
+  grade.steps = equation_steps(response, finished);
   if (!answer || (options.need_end && !finished)) return grade;
   const std::string_view before =
       response.substr(0, static_cast<size_t>(answer->data() - response.data()));

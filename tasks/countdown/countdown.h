@@ -60,6 +60,7 @@ class Countdown : public Task {
   Problem problem(Split split, int64_t index) const override;
   int64_t size(Split split) const override;
   Grade grade(const Problem& problem, std::string_view response, bool finished) const override;
+  bool grades_steps() const override { return true; }
   /// The exact value of the answer, "36" or "24/7", so that all ways to write it vote
   /// together; with a remark if it does not use exactly the given numbers. "" if no answer can be
   /// read.
@@ -91,5 +92,12 @@ class Countdown : public Task {
 /// ("try", "instead", "let me", ...), later another equation, in upper or lower case. A heuristic
 /// on natural language; on the short form, another attempt follows " no." or " wait, try ".
 bool reflects(std::string_view response);
+
+/// Each equation of the response before its <answer>, with reward 1 if it is true, exactly, and 0
+/// if not; whose numbers it uses and what it is for does not matter. In the short form
+/// ("6*6=36,36-1=35") as in natural text ("(6 + 1) × 2 = 14, too low"). The left side must hold an
+/// operator; one in words, with decimal or algebraic signs is no step. Of "a=b=c" each "=" is an
+/// equation.   @param finished  false if the response was truncated: its last number may be cut off
+std::vector<StepReward> equation_steps(std::string_view response, bool finished);
 
 }  // namespace tiny_zero::countdown

@@ -25,6 +25,7 @@ class ChosenProblems : public Task {
   Grade grade(const Problem& problem, std::string_view response, bool finished) const override {
     return task_.grade(problem, response, finished);
   }
+  bool grades_steps() const override { return task_.grades_steps(); }
   Grade grade_answer(const Problem& problem, std::string_view answer) const override {
     return task_.grade_answer(problem, answer);
   }

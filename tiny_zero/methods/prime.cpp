@@ -7,13 +7,6 @@ namespace tiny_zero {
 
 using torch::Tensor;
 
-namespace {
-
-/// sum_{l >= t} x_l of each row.
-Tensor sum_to_come(const Tensor& x) { return x.flip(1).cumsum(/*dim=*/1).flip(1); }
-
-}  // namespace
-
 Config prm_config(const Config& config) {
   Config own = config;
   own.learning_rate = config.prime_learning_rate;

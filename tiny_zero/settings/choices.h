@@ -15,10 +15,23 @@ constexpr auto choices(Shape) {
   return std::array{Choice{qwen2, "qwen2"}, Choice{roformer_v2, "roformer-v2"}, Choice{gpt, "gpt"}};
 }
 
-enum class Algorithm { ppo, grpo, prime };
+enum class Algorithm { ppo, grpo, prime, reinforce, rft };
 constexpr auto choices(Algorithm) {
   using enum Algorithm;
-  return std::array{Choice{ppo, "ppo"}, Choice{grpo, "grpo"}, Choice{prime, "prime"}};
+  return std::array{Choice{ppo, "ppo"}, Choice{grpo, "grpo"}, Choice{prime, "prime"},
+                    Choice{reinforce, "reinforce"}, Choice{rft, "rft"}};
+}
+
+enum class Supervision { outcome, process };
+constexpr auto choices(Supervision) {
+  using enum Supervision;
+  return std::array{Choice{outcome, "outcome"}, Choice{process, "process"}};
+}
+
+enum class PolicyLoss { clip, gspo, cispo };
+constexpr auto choices(PolicyLoss) {
+  using enum PolicyLoss;
+  return std::array{Choice{clip, "clip"}, Choice{gspo, "gspo"}, Choice{cispo, "cispo"}};
 }
 
 enum class GroupStd { none, sample, population };
@@ -48,10 +61,11 @@ constexpr auto choices(Aggregation) {
                     Choice{constant, "constant"}};
 }
 
-enum class Truncated { keep, penalise, mask };
+enum class Truncated { keep, penalise, mask, soft };
 constexpr auto choices(Truncated) {
   using enum Truncated;
-  return std::array{Choice{keep, "keep"}, Choice{penalise, "penalise"}, Choice{mask, "mask"}};
+  return std::array{Choice{keep, "keep"}, Choice{penalise, "penalise"}, Choice{mask, "mask"},
+                    Choice{soft, "soft"}};
 }
 
 enum class PrimeScore { after_update, before_update };

@@ -80,8 +80,9 @@ Settings Config::settings() {
            "responses sampled side by side; bounds the cache's memory");
   list.section("algorithm")
       .add("algorithm", algorithm,
-           "where advantages come from: a critic (ppo), the group (grpo), or the group and a "
-           "reward for every token (prime)")
+           "where advantages come from: a critic (ppo), the group (grpo), the group and a reward "
+           "for every token (prime), the rewards of the whole batch (reinforce) [REINFORCE++], or "
+           "1 for right responses only (rft) [GRPO 5.2]")
       .identity()
       .add("num-steps", num_steps, 0, kMany, "steps: sample, grade, update")
       .add("prompts-per-step", prompts_per_step, 1, kMany, "problems per step")
@@ -94,11 +95,20 @@ Settings Config::settings() {
            "tokens per forward pass; changes memory and speed, never the gradient")
       .add("dynamic-sampling", dynamic_sampling,
            "drop groups whose rewards are all equal and sample until enough are left [DAPO]")
+      .add("kept-accuracy-min", kept_accuracy_min, 0.0, 1.0,
+           "drop also groups with a smaller share of right responses")
+      .add("kept-accuracy-max", kept_accuracy_max, 0.0, 1.0, "or with a larger one")
       .add("truncated", truncated,
            "responses that reach max-response-tokens: graded as they are, given "
-           "truncation-penalty, or left out of the loss [T16]")
-      .add("truncation-penalty", truncation_penalty, -kAny, kAny, "the reward of such a response");
+           "truncation-penalty, or left out of the loss [T16]; soft takes up to 1 from the reward "
+           "of those that come near [DAPO eq. 13]")
+      .add("truncation-penalty", truncation_penalty, -kAny, kAny, "the reward of such a response")
+      .add("overlong-buffer", overlong_buffer, 1, kMany,
+           "last tokens before max-response-tokens, over which what soft takes grows from 0 to 1");
   list.section("advantages")
+      .add("supervision", supervision,
+           "grpo: rewards of whole responses, or also of the steps that the task grades in them "
+           "(process) [GRPO 4.1.3]")
       .add("gamma", gamma, 0.0, 1.0, "discount of later rewards")
       .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step")
       .add("whiten", whiten, "advantages to mean 0, deviation 1 over the rollout's tokens [T18]")
@@ -109,9 +119,15 @@ Settings Config::settings() {
            "mean of the group, or of the others in it. RLOO is leave-one-out with group-std "
            "none and aggregation constant; alone it only scales GRPO by G / (G - 1)");
   list.section("loss")
+      .add("policy-loss", policy_loss,
+           "clip the ratio of each token [PPO eq. 7], that of the whole response [GSPO], or the "
+           "weight of each token's log-prob and never its gradient [CISPO]")
       .add("clip-low", clip_low, 0.0, 1.0, "the ratio is clipped below 1 - clip-low")
       .add("clip-high", clip_high, 0.0, kAny,
            "the ratio is clipped above 1 + clip-high; more than clip-low is DAPO's clip-higher")
+      .add("tis-cap", tis_cap, 0.0, kAny,
+           "weighs each token by what trainer and sampler say of it, pi_trainer / pi_sampler, this "
+           "at most [TIS]; 0 is off")
       .add("aggregation", aggregation,
            "per mini-batch: mean over its tokens [DAPO], over tokens then responses [GRPO eq. 3], "
            "or sum over tokens divided by a constant [Dr. GRPO]")
@@ -208,12 +224,15 @@ Settings Config::settings() {
   // What has no effect unless something else is chosen. For one update per rollout the ratio is 1.
   const std::string updates = "mini-batches > 1 or epochs > 1";
   list.needs("truncated = penalise", {"truncation-penalty"})
+      .needs("truncated = soft", {"overlong-buffer"})
+      .needs("dynamic-sampling = true", {"kept-accuracy-min", "kept-accuracy-max"})
       .needs("algorithm = ppo", {"gamma", "lambda", /*section*/ "critic"})
       .needs("algorithm = ppo or algorithm = prime", {"whiten"})
       .needs("algorithm = prime", {/*section*/ "prime"})
-      .needs("algorithm = grpo", {"group-std", "group-epsilon", "baseline"})
+      .needs("algorithm = grpo", {"supervision", "group-std", "group-epsilon", "baseline"})
       .needs("group-std != none", {"group-epsilon"})
-      .needs(updates, {"clip-low", "clip-high"})
+      .needs(updates, {"policy-loss", "clip-low", "clip-high"})
+      .needs("policy-loss != cispo", {"clip-low"})
       .needs("kl != none", {"kl-coef", "reference-every"})
       .needs("critic = separate",
              {"critic-learning-rate", "critic-mini-batches", "critic-warmup-steps"})
@@ -237,6 +256,8 @@ bool Config::compares_groups() const {
     case Algorithm::prime:
       return true;
     case Algorithm::ppo:
+    case Algorithm::reinforce:
+    case Algorithm::rft:
       return false;
   }
   throw std::logic_error("compares_groups: unknown algorithm");
@@ -248,6 +269,8 @@ bool Config::has_critic() const {
       return true;
     case Algorithm::grpo:
     case Algorithm::prime:
+    case Algorithm::reinforce:
+    case Algorithm::rft:
       return false;
   }
   throw std::logic_error("has_critic: unknown algorithm");
@@ -281,7 +304,20 @@ void Config::validate_training() const {
          "truncated one [T9]");
   demand(!compares_groups() || group_size > 1,
          "group-size is 1 and the algorithm compares responses to one prompt, want at least 2: a "
-         "group of one has no better or worse response; or take ppo");
+         "group of one has no better or worse response; or take ppo or reinforce");
+  demand(!rewards_steps() || baseline == Baseline::mean,
+         "baseline is leave-one-out with supervision = process, want mean: steps are compared with "
+         "all steps of the group");
+  demand(algorithm != Algorithm::rft ||
+             (kl != KlPlacement::reward && truncated != Truncated::penalise &&
+              truncated != Truncated::soft),
+         "kl = reward and truncated = penalise or soft change rewards, which algorithm rft does "
+         "not read, want another kl and truncated = keep or mask");
+  demand(truncated != Truncated::soft || overlong_buffer <= max_response_tokens,
+         "overlong-buffer is " + std::to_string(overlong_buffer) +
+             ", want at most max-response-tokens, which is " + std::to_string(max_response_tokens));
+  demand(kept_accuracy_min <= kept_accuracy_max,
+         "kept-accuracy-min is above kept-accuracy-max, want a range that holds something");
   const int64_t responses = prompts_per_step * group_size;
   const int64_t parts =
       has_own_critic() ? std::max(mini_batches, critic_mini_batches) : mini_batches;

@@ -70,10 +70,14 @@ struct Config {
   int64_t mini_batches = 1;
   int64_t tokens_per_micro_batch = 4096;
   bool dynamic_sampling = false;
+  double kept_accuracy_min = 0.0;
+  double kept_accuracy_max = 1.0;
   Truncated truncated = Truncated::keep;
   double truncation_penalty = 0.0;
+  int64_t overlong_buffer = 64;
 
   // advantages
+  Supervision supervision = Supervision::outcome;
   double gamma = 1.0;
   double lambda = 1.0;
   bool whiten = true;
@@ -82,8 +86,10 @@ struct Config {
   Baseline baseline = Baseline::mean;
 
   // loss
+  PolicyLoss policy_loss = PolicyLoss::clip;
   double clip_low = 0.2;   // epsilon, downwards
   double clip_high = 0.2;  // epsilon, upwards
+  double tis_cap = 0.0;    // C
   Aggregation aggregation = Aggregation::token;
   double entropy_coef = 0.0;
   KlPlacement kl = KlPlacement::none;
@@ -173,6 +179,12 @@ struct Config {
   /// First steps, in which only the critic learns.
   int64_t critic_only_steps() const { return has_own_critic() ? critic_warmup_steps : 0; }
   bool has_reference() const { return kl != KlPlacement::none; }
+  /// Whether the steps of a response are rewarded, not only the whole.
+  bool rewards_steps() const {
+    return algorithm == Algorithm::grpo && supervision == Supervision::process;
+  }
+  /// One update per rollout: the policy that learns is the one that sampled.
+  bool on_policy() const { return epochs == 1 && mini_batches == 1; }
 
   /// The list of settings, pointing into this object.
   Settings settings();

@@ -211,6 +211,11 @@ std::string show(const MemoryPlan& plan) {
 }
 
 void plan(const Config& config, const Task& task) {
+  if (config.rewards_steps() && !task.grades_steps()) {
+    throw std::invalid_argument("supervision is process, and task " + config.task +
+                                " grades whole responses only; want supervision = outcome, or a "
+                                "task that grades steps, as countdown does");
+  }
   const auto model =  // that training starts or goes on from
       config.resume ? checkpoint_to_resume(run_path(config)) / "model" : model_directory(config);
   const auto tokenizer = Tokenizer::from_file(model / "tokenizer.json");

@@ -35,7 +35,8 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
 std::string show(const MemoryPlan& plan);
 
 /// The verb `plan`, which also precedes training: prints the table.
-/// @throws std::invalid_argument with the remedy if the plan does not fit
+/// @throws std::invalid_argument with the remedy if the plan does not fit, or if the task cannot
+/// reward steps as the settings want
 void plan(const Config& config, const Task& task);
 
 }  // namespace tiny_zero
