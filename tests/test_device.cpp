@@ -197,7 +197,7 @@ TEST_CASE("a second device refuses to mix, as CUDA does") {
 
 TEST_CASE("sampling and scoring on a second device give what the CPU gives") {
   const at::NoGradGuard no_grad;
-  for (const std::string family : {"qwen2", "qwen3"}) {
+  for (const std::string family : {"qwen2", "qwen3", "tiny_zero_roformer_v2", "tiny_zero_gpt"}) {
     const Model here = make_model(torch::kCPU, Head::both, family),
                 there = make_model(other_device(), Head::both, family);
     CHECK(torch::equal(there.parameters().cpu(), here.parameters()));
@@ -238,8 +238,8 @@ TEST_CASE("bfloat16 products on a second device: sampling, scoring and an update
 }
 
 TEST_CASE(
-    "training on a second device gives the CPU's figures: PPO and GRPO with all terms, saved and "
-    "resumed") {
+    "training on a second device gives the CPU's figures: PPO, PRIME, and GRPO of adapters, with "
+    "all terms, saved and resumed") {
   const auto place =
       std::filesystem::temp_directory_path() / ("tiny_zero_device_" + std::to_string(getpid()));
   Config base;
@@ -255,11 +255,12 @@ TEST_CASE(
   task_settings.find("countdown-target-min").parse("1");
   task->prepare(0);
   pretrain(base, base.settings(), *task);
-  for (const auto algorithm : {Algorithm::ppo, Algorithm::grpo}) {
+  for (const auto algorithm : {Algorithm::ppo, Algorithm::grpo, Algorithm::prime}) {
     Config config = base;
     config.model = (place / "base" / "model").string();
     config.algorithm = algorithm;
     config.kl = algorithm == Algorithm::ppo ? KlPlacement::reward : KlPlacement::loss_k3;
+    config.lora_rank = algorithm == Algorithm::grpo ? 4 : 0;
     config.reference_every = 1;
     config.entropy_coef = 0.01;
     config.prompts_per_step = 4;
@@ -271,7 +272,7 @@ TEST_CASE(
     std::vector<std::vector<Json>> metrics;
     for (const std::string& device : {std::string("cpu"), other_device().str()}) {
       config.device = device;
-      config.name = (algorithm == Algorithm::ppo ? "ppo_" : "grpo_") + device.substr(0, 3);
+      config.name = std::to_string(static_cast<int>(algorithm)) + "_" + device.substr(0, 3);
       for (config.num_steps = 1; config.num_steps <= 2; ++config.num_steps) {
         config.resume = config.num_steps == 2;
         RunDirectory directory(config, config.settings());
