@@ -13,9 +13,7 @@ namespace tiny_zero {
 
 enum class FormReward { tinyzero, grpo_zero, nano_aha, open_r1 };
 constexpr auto choices(FormReward) {
-  using enum FormReward;
-  return std::array{Choice{tinyzero, "tinyzero"}, Choice{grpo_zero, "grpo-zero"},
-                    Choice{nano_aha, "nano-aha"}, Choice{open_r1, "open-r1"}};
+  return std::array{"tinyzero", "grpo-zero", "nano-aha", "open-r1"};
 }
 
 /// What a rule sees in a response.

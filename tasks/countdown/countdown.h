@@ -16,11 +16,7 @@
 namespace tiny_zero::countdown {
 
 enum class Template { base, chat, short_form, nano };
-constexpr auto choices(Template) {
-  using enum Template;
-  return std::array{Choice{base, "base"}, Choice{chat, "chat"}, Choice{short_form, "short"},
-                    Choice{nano, "nano"}};
-}
+constexpr auto choices(Template) { return std::array{"base", "chat", "short", "nano"}; }
 
 /// Numbers and the value to reach. The gold answer of a problem is their text: "6,6,1=36".
 struct Puzzle {

@@ -14,17 +14,10 @@
 namespace tiny_zero::math {
 
 enum class Template { orz, qwen, plain, short_form, open_r1 };
-constexpr auto choices(Template) {
-  using enum Template;
-  return std::array{Choice{orz, "orz"}, Choice{qwen, "qwen"}, Choice{plain, "plain"},
-                    Choice{short_form, "short"}, Choice{open_r1, "open-r1"}};
-}
+constexpr auto choices(Template) { return std::array{"orz", "qwen", "plain", "short", "open-r1"}; }
 
 enum class Extract { any, tags, number };
-constexpr auto choices(Extract) {
-  using enum Extract;
-  return std::array{Choice{any, "any"}, Choice{tags, "tags"}, Choice{number, "number"}};
-}
+constexpr auto choices(Extract) { return std::array{"any", "tags", "number"}; }
 
 /// One problem of a file. README.md lists the fields of a row.
 struct Row {

@@ -4,7 +4,6 @@
 #include <charconv>
 #include <numeric>
 #include <sstream>
-#include <stdexcept>
 #include <utility>
 
 #include "tiny_zero/files/json.h"
@@ -16,27 +15,6 @@ template <class Number>
 std::string to_text(Number value) {
   char buffer[32];
   return {buffer, std::to_chars(buffer, buffer + sizeof buffer, value).ptr};
-}
-
-/// The whole text as a number of this type; false if anything is left over.
-template <class Number>
-bool from_text(const std::string& text, Number& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-template <class Number>
-std::string range_text(const char* kind, Number min, Number max, bool bounded_below,
-                       bool bounded_above) {
-  std::string text = kind;
-  if (bounded_below) text += ", at least " + to_text(min);
-  if (bounded_above) text += ", at most " + to_text(max);
-  return text;
-}
-
-[[noreturn]] void refuse(const std::string& name, const std::string& text,
-                         const std::string& allowed) {
-  throw std::invalid_argument(name + " is \"" + text + "\", want " + allowed);
 }
 
 std::string strip(const std::string& text) {
@@ -92,72 +70,71 @@ Settings& Settings::identity() {
   return *this;
 }
 
-Settings& Settings::push(const std::string& name, const std::string& help, std::string allowed,
-                         std::function<std::string()> get,
-                         std::function<void(const std::string&)> set, bool is_flag) {
-  list_.push_back({section_, name, help, std::move(allowed), std::move(get), std::move(set),
-                   is_flag, section_identity_});
+Settings& Settings::push(const std::string& name, const std::string& help,
+                         const std::string& allowed, const std::function<std::string()>& get,
+                         const std::function<bool(const std::string&)>& read, bool is_flag) {
+  const auto parse = [=](const std::string& text) {
+    if (!read(text)) throw std::invalid_argument(name + " is \"" + text + "\", want " + allowed);
+  };
+  list_.push_back({section_, name, help, allowed, get, parse, is_flag, section_identity_});
   return *this;
 }
 
-Settings& Settings::add(const std::string& name, int64_t& value, int64_t min, int64_t max,
-                        const std::string& help) {
-  const std::string allowed =
-      range_text("a whole number", min, max, min != std::numeric_limits<int64_t>::min(),
-                 max != std::numeric_limits<int64_t>::max());
-  return push(
-      name, help, allowed, [&value] { return to_text(value); },
-      [=, &value](const std::string& text) {
-        int64_t parsed = 0;
-        if (!from_text(text, parsed) || parsed < min || parsed > max) refuse(name, text, allowed);
-        value = parsed;
-      });
-}
-
-Settings& Settings::add(const std::string& name, double& value, double min, double max,
-                        const std::string& help) {
-  const std::string allowed = range_text("a number", min, max, min != -kAny, max != kAny);
-  return push(
-      name, help, allowed, [&value] { return to_text(value); },
-      [=, &value](const std::string& text) {
-        double parsed = 0;  // !(>= and <=) also refuses nan
-        if (!from_text(text, parsed) || !(parsed >= min && parsed <= max))
-          refuse(name, text, allowed);
-        value = parsed;
-      });
-}
-
-Settings& Settings::add(const std::string& name, bool& value, const std::string& help) {
-  const auto set = [=, &value](const std::string& text) {
-    if (text != "true" && text != "false") refuse(name, text, "true or false");
-    value = text == "true";
+template <class Number>
+Settings& Settings::add(const std::string& name, Number& value, std::type_identity_t<Number> min,
+                        std::type_identity_t<Number> max, const std::string& help) {
+  using Limits = std::numeric_limits<Number>;
+  std::string allowed = std::is_integral_v<Number> ? "a whole number" : "a number";
+  if (min > Limits::lowest()) allowed += ", at least " + to_text(min);
+  if (max < Limits::max()) allowed += ", at most " + to_text(max);
+  const auto read = [=, &value](const std::string& text) {
+    Number parsed = 0;
+    const char* const text_end = text.data() + text.size();
+    const auto [end, error] = std::from_chars(text.data(), text_end, parsed);
+    const bool whole = error == std::errc() && end == text_end;
+    const bool fits = whole && parsed >= min && parsed <= max;  // false of nan
+    if (fits) value = parsed;
+    return fits;
   };
   return push(
-      name, help, "true or false", [&value] { return value ? "true" : "false"; }, set,
-      /*is_flag=*/true);
+      name, help, allowed, [&value] { return to_text(value); }, read);
+}
+template Settings& Settings::add(const std::string&, int64_t&, int64_t, int64_t,
+                                 const std::string&);
+template Settings& Settings::add(const std::string&, double&, double, double, const std::string&);
+
+Settings& Settings::add(const std::string& name, bool& value, const std::string& help) {
+  const auto read = [&value](const std::string& text) {
+    const bool known = text == "true" || text == "false";
+    if (known) value = text == "true";
+    return known;
+  };
+  const auto get = [&value] { return value ? "true" : "false"; };
+  return push(name, help, "true or false", get, read, /*is_flag=*/true);
 }
 
 Settings& Settings::add(const std::string& name, std::string& value, const std::string& help) {
-  const auto set =
-      [=, &value](const std::string& text) {  // what a recipe could not give back is refused
-        if (text != strip(text) || text.find_first_of("#\r\n") != std::string::npos)
-          refuse(name, text, "text without # or outer blanks");
-        value = text;
-      };
+  const auto read = [&value](const std::string& text) {  // what a recipe could not give back
+    if (text != strip(text) || text.find_first_of("#\r\n") != std::string::npos) return false;
+    value = text;
+    return true;
+  };
   return push(
-      name, help, "any text", [&value] { return value; }, set);
+      name, help, kAllowedText, [&value] { return value; }, read);
 }
 
 Settings& Settings::add_choice(const std::string& name, const std::vector<std::string>& names,
-                               std::function<std::string()> get,
+                               const std::function<size_t()>& get,
                                const std::function<void(size_t)>& set, const std::string& help) {
   std::string allowed = "one of";
   for (const auto& choice : names) allowed += (choice == names.front() ? " " : ", ") + choice;
-  return push(name, help, allowed, std::move(get), [=](const std::string& text) {
+  const auto read = [=](const std::string& text) {
     const auto found = std::find(names.begin(), names.end(), text);
-    if (found == names.end()) refuse(name, text, allowed);
-    set(static_cast<size_t>(found - names.begin()));
-  });
+    if (found != names.end()) set(found - names.begin());
+    return found != names.end();
+  };
+  return push(
+      name, help, allowed, [=] { return names.at(get()); }, read);
 }
 
 void Settings::append(const Settings& other) {
@@ -219,9 +196,8 @@ std::set<std::string> Settings::parse_recipe(std::istream& file, const std::stri
     try {
       if (line.find('\0') != std::string::npos)
         throw std::invalid_argument("found a NUL byte, want a text file");
-      if (equals == std::string::npos) {
+      if (equals == std::string::npos)
         throw std::invalid_argument("found \"" + text + "\", want `name = value  # reason`");
-      }
       const std::string name = strip(text.substr(0, equals));
       const auto known = [&](const Setting& one) { return one.name == name; };
       if (!only.empty() && std::none_of(begin(), end(), known)) continue;

@@ -12,19 +12,10 @@
 #include <set>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <vector>
 
 namespace tiny_zero {
-
-/// An enum's value and what flags and recipes call it. Beside each enum of a setting stands
-///   constexpr auto choices(Enum) { return std::array{Choice{Enum::first, "first"}, ...}; }
-template <class Enum>
-struct Choice {
-  Enum value;
-  const char* name;
-};
 
 struct Setting {
   std::string section;  // heading in --help
@@ -32,10 +23,10 @@ struct Setting {
   std::string help;     // what it does, in what unit
   std::string allowed;  // "in [0, 1]" or "one of ppo, grpo"
   std::function<std::string()> get;  // current value as text; parse(get()) changes nothing
-  std::function<void(const std::string&)>
-      parse;              // throws std::invalid_argument: name, value, what is allowed
-  bool is_flag = false;   // boolean: --name alone means true
-  bool identity = false;  // another value makes another run: --resume refuses it
+  /// Throws std::invalid_argument with name, value and what is allowed.
+  std::function<void(const std::string&)> parse;
+  bool is_flag = false;                 // boolean: --name alone means true
+  bool identity = false;                // another value makes another run: --resume refuses it
   std::vector<std::string> needs = {};  // to have an effect; conditions, see Settings::needs()
 
   /// Whether the list holds the setting's name or its section.
@@ -46,29 +37,25 @@ struct Setting {
 class Settings {
  public:
   static constexpr double kAny = std::numeric_limits<double>::infinity();
+  static constexpr const char* kAllowedText = "text without # or outer blanks";
 
   /// Starts a section: the settings added next belong to it, and have its Setting::identity.
   Settings& section(const std::string& name, bool identity = false);
-  Settings& add(const std::string& name, int64_t& value, int64_t min, int64_t max,
-                const std::string& help);
-  Settings& add(const std::string& name, double& value, double min, double max,
-                const std::string& help);
+  /// An int64_t or a double, from min to max, both included.
+  template <class Number>
+  Settings& add(const std::string& name, Number& value, std::type_identity_t<Number> min,
+                std::type_identity_t<Number> max, const std::string& help);
   Settings& add(const std::string& name, bool& value, const std::string& help);
   Settings& add(const std::string& name, std::string& value, const std::string& help);
-  /// An enum; choices(Enum) beside its declaration names its values.
+  /// An enum whose values count from 0. What flags and recipes call them stands beside it:
+  ///   constexpr auto choices(Enum) { return std::array{"first", ...}; }
   template <class Enum>
   requires std::is_enum_v<Enum> Settings& add(const std::string& name, Enum& value,
                                               const std::string& help) {
-    std::vector<std::string> names;
-    for (const auto& choice : choices(Enum{})) names.push_back(choice.name);
-    const auto get = [&value] {
-      for (const auto& choice : choices(Enum{})) {
-        if (choice.value == value) return std::string(choice.name);
-      }
-      throw std::logic_error("an enum's value is missing from its choices()");
-    };
-    const auto set = [&value](size_t index) { value = choices(Enum{})[index].value; };
-    return add_choice(name, names, get, set, help);
+    constexpr auto names = choices(Enum{});
+    return add_choice(
+        name, {names.begin(), names.end()}, [&value] { return static_cast<size_t>(value); },
+        [&value](size_t index) { value = static_cast<Enum>(index); }, help);
   }
 
   /// Marks the setting just added: Setting::identity.
@@ -101,11 +88,12 @@ class Settings {
 
  private:
   Settings& add_choice(const std::string& name, const std::vector<std::string>& names,
-                       std::function<std::string()> get, const std::function<void(size_t)>& set,
+                       const std::function<size_t()>& get, const std::function<void(size_t)>& set,
                        const std::string& help);
-  Settings& push(const std::string& name, const std::string& help, std::string allowed,
-                 std::function<std::string()> get, std::function<void(const std::string&)> set,
-                 bool is_flag = false);
+  /// @param read  takes the value from text; false if that is not allowed
+  Settings& push(const std::string& name, const std::string& help, const std::string& allowed,
+                 const std::function<std::string()>& get,
+                 const std::function<bool(const std::string&)>& read, bool is_flag = false);
   std::vector<Setting> list_;
   std::string section_;
   bool section_identity_ = false;

@@ -24,7 +24,7 @@ cxxopts::Options declare_options(const Verb& verb, const Settings& settings) {
     auto value = cxxopts::value<std::string>()->default_value(setting.get());
     if (setting.is_flag) value->implicit_value("true");
     std::string help = setting.help;
-    if (setting.allowed != "any text") help += " (" + setting.allowed + ")";
+    if (setting.allowed != Settings::kAllowedText) help += " (" + setting.allowed + ")";
     for (const auto& need : setting.needs) help += "; needs " + need;
     options.add_options(setting.in(verb.reads) ? setting.section : "other")(setting.name, help,
                                                                             value);
@@ -36,10 +36,9 @@ cxxopts::Options declare_options(const Verb& verb, const Settings& settings) {
 void refuse_one_dash(int argc, char** argv, const Settings& settings) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i], before = i > 1 ? argv[i - 1] : "";
-    const bool is_value = before.starts_with("--") && before.find('=') == std::string::npos &&
-                          std::any_of(settings.begin(), settings.end(), [&](const auto& setting) {
-                            return "--" + setting.name == before && !setting.is_flag;
-                          });
+    const bool is_value = std::any_of(settings.begin(), settings.end(), [&](const auto& setting) {
+      return "--" + setting.name == before && !setting.is_flag;
+    });
     if (is_value || word.size() < 3 || word[0] != '-' ||
         !std::isalpha(static_cast<unsigned char>(word[1])))
       continue;
@@ -53,8 +52,9 @@ void refuse_unknown(const std::vector<std::string>& unmatched, const Settings& s
     const std::string name = unknown.substr(0, unknown.find('='));
     if (!name.starts_with('-'))
       throw std::invalid_argument(
-          "\"" + unknown + "\" stands alone; settings are given as --name " +
-          "value, a recipe as --recipe FILE, true or false as --name=false");
+          "\"" + unknown +
+          "\" stands alone; settings are given as --name value, a recipe as "
+          "--recipe FILE, true or false as --name=false");
     settings.find(name.substr(std::min(name.find_first_not_of('-'), name.size())));  // throws
     throw std::invalid_argument("\"" + unknown +
                                 "\" is not understood; settings are given as --name value");
