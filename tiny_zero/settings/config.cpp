@@ -1,8 +1,7 @@
 #include "tiny_zero/settings/config.h"
 
 #include <algorithm>
-#include <limits>
-#include <stdexcept>
+#include <sstream>
 
 namespace tiny_zero {
 
@@ -25,8 +24,7 @@ Settings Config::settings() {
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
-      .add("keep-checkpoints", keep_checkpoints, 1, kMany,
-           "newest checkpoints kept; older ones are removed")
+      .add("keep-checkpoints", keep_checkpoints, 1, kMany, "newest checkpoints that are kept")
       .add("samples-per-step", samples_per_step, 0, kMany,
            "responses per step written to samples.jsonl, those to one prompt together")
       .add("dump-steps", dump_steps, 0, kMany,
@@ -44,15 +42,13 @@ Settings Config::settings() {
       .add("heads", heads, 1, 1000, "query heads; hidden / heads is the head size, an even number")
       .add("kv-heads", kv_heads, 1, 1000, "key-value heads; divides heads")
       .add("ffn", ffn, 16, kMany, "width inside the feed-forward part")
-      .add("max-positions", max_positions, 16, kMany,
-           "longest sequence, prompt and response together")
+      .add("max-positions", max_positions, 16, kMany, "longest prompt and response together")
       .add("rope-theta", rope_theta, 1.0, kAny, "base of the rotary angles");
   list.section("pretraining")
       .add("pretrain-tokens", pretrain_tokens, 1, kMany, "tokens of base text to train on")
       .add("pretrain-batch-tokens", pretrain_batch_tokens, 1, kMany,
            "tokens per update; small batches learn more per token")
-      .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0,
-           "at the start; falls linearly to 0")
+      .add("pretrain-learning-rate", pretrain_learning_rate, 0.0, 1.0, "falls linearly to 0")
       .add("pretrain-warmup-updates", pretrain_warmup_updates, 0, kMany,
            "first updates, over which the learning rate rises linearly, and with roformer-v2 the "
            "weight of each layer's parts (a) from 0 to 1; 0 is none");
@@ -88,8 +84,7 @@ Settings Config::settings() {
       .add("prompts-per-step", prompts_per_step, 1, kMany, "problems per step")
       .add("group-size", group_size, 1, 65536, "responses per problem (G)")
       .add("epochs", epochs, 1, 1000,
-           "passes over each rollout (mu); with 1, and mini-batches 1, training is strictly "
-           "on-policy")
+           "passes over each rollout (mu); 1, with mini-batches 1, is strictly on-policy")
       .add("mini-batches", mini_batches, 1, 65536, "policy updates per epoch")
       .add("tokens-per-micro-batch", tokens_per_micro_batch, 1, kMany,
            "tokens per forward pass; changes memory and speed, never the gradient")
@@ -107,8 +102,7 @@ Settings Config::settings() {
            "last tokens before max-response-tokens, over which what soft takes grows from 0 to 1");
   list.section("advantages")
       .add("supervision", supervision,
-           "grpo: rewards of whole responses, or also of the steps that the task grades in them "
-           "(process) [GRPO 4.1.3]")
+           "grpo: rewards of whole responses, or also of their graded steps (process) [GRPO 4.1.3]")
       .add("gamma", gamma, 0.0, 1.0, "discount of later rewards")
       .add("lambda", lambda, 0.0, 1.0, "GAE: 1 is Monte Carlo, 0 one-step")
       .add("whiten", whiten, "advantages to mean 0, deviation 1 over the rollout's tokens [T18]")
@@ -126,16 +120,14 @@ Settings Config::settings() {
       .add("clip-high", clip_high, 0.0, kAny,
            "the ratio is clipped above 1 + clip-high; more than clip-low is DAPO's clip-higher")
       .add("tis-cap", tis_cap, 0.0, kAny,
-           "weighs each token by what trainer and sampler say of it, pi_trainer / pi_sampler, this "
-           "at most [TIS]; 0 is off")
+           "weighs each token by pi_trainer / pi_sampler, this at most [TIS]; 0 is off")
       .add("aggregation", aggregation,
            "per mini-batch: mean over its tokens [DAPO], over tokens then responses [GRPO eq. 3], "
            "or sum over tokens divided by a constant [Dr. GRPO]")
       .add("entropy-coef", entropy_coef, 0.0, kAny, "weight of the entropy bonus")
       .add("kl", kl,
            "KL to the reference: in the reward as k1 [GRPO eq. 2], or in the loss as k3 [GRPO eq. "
-           "4] "
-           "or as k2, whose gradient is the KL's")
+           "4] or as k2, whose gradient is the KL's")
       .add("kl-coef", kl_coef, 0.0, kAny, "weight of the KL (beta)")
       .add("reference-every", reference_every, 0, kMany,
            "steps after which the policy becomes the reference [iterative GRPO]; 0 never");
@@ -149,8 +141,7 @@ Settings Config::settings() {
       .add("critic-learning-rate", critic_learning_rate, 0.0, 1.0, "of a critic of its own")
       .add("critic-mini-batches", critic_mini_batches, 1, 65536,
            "updates of a critic of its own per epoch")
-      .add("critic-warmup-steps", critic_warmup_steps, 0, kMany,
-           "first steps, in which only the critic learns")
+      .add("critic-warmup-steps", critic_warmup_steps, 0, kMany, "first steps, the critic's alone")
       .add("value-clip", value_clip, 0.0, kAny,
            "clips values to within this of the old ones in the loss; 0 is off")
       .add("value-coef", value_coef, 0.0, kAny, "weight of the value loss beside the policy's");
@@ -178,9 +169,8 @@ Settings Config::settings() {
            "updates over which the learning rate rises linearly; each network counts its own [T38]")
       .add("schedule", schedule, "how both learning rates change after the warm-up")
       .add("final-learning-rate", final_learning_rate, 0.0, 1.0,
-           "of the policy, at the last update of a linear or cosine schedule; the critic's falls "
-           "to the "
-           "same fraction of its own");
+           "of the policy, at the schedule's end; the critic's falls to the same fraction of its "
+           "own");
   list.section("lora", /*identity=*/true)
       .add("lora-rank", lora_rank, 0, 65536,
            "train W + (alpha / rank) B A with W frozen, on every matrix of the policy's layers "
@@ -213,9 +203,8 @@ Settings Config::settings() {
   list.section("export")
       .add("output", output, "directory to write the model to")
       .add("export-type", export_type, "type of the weights in the file");
-  list.section("report").add(
-      "expected", expected,
-      "file with the summaries of earlier seeds, one per line; empty for none");
+  list.section("report").add("expected", expected,
+                             "file of earlier seeds' summaries, one per line; empty for none");
   list.section("bench")
       .add("bench-steps", bench_steps, 1, kMany, "measured steps; the median counts")
       .add("bench-vocab", bench_vocab, 2, kMany, "vocabulary size")
@@ -250,89 +239,68 @@ Settings Config::settings() {
   return list;
 }
 
-bool Config::compares_groups() const {
-  switch (algorithm) {
-    case Algorithm::grpo:
-    case Algorithm::prime:
-      return true;
-    case Algorithm::ppo:
-    case Algorithm::reinforce:
-    case Algorithm::rft:
-      return false;
-  }
-  throw std::logic_error("compares_groups: unknown algorithm");
-}
-
-bool Config::has_critic() const {
+Config::Estimator Config::estimator() const {
   switch (algorithm) {
     case Algorithm::ppo:
-      return true;
+      return {.has_critic = true};
     case Algorithm::grpo:
     case Algorithm::prime:
+      return {.compares_groups = true};
     case Algorithm::reinforce:
     case Algorithm::rft:
-      return false;
+      return {};
   }
-  throw std::logic_error("has_critic: unknown algorithm");
+  throw std::logic_error("estimator: unknown algorithm");
 }
 
 namespace {
-void demand(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
+template <class... Parts>
+void demand(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
 }
 }  // namespace
 
 void Config::validate() const {
-  demand(device == "cpu" || device.starts_with("cuda"),
-         "device is \"" + device + "\", want cpu, cuda or cuda:N");
-  demand(split == "train" || split == "test", "split is \"" + split + "\", want train or test");
-  demand(min_pass_rate <= max_pass_rate,
-         "min-pass-rate is above max-pass-rate, want at most the same");
-  demand(hidden % heads == 0 && hidden / heads % 2 == 0,
-         "hidden is " + std::to_string(hidden) +
-             ", want an even multiple of heads = " + std::to_string(heads));
-  demand(heads % kv_heads == 0, "kv-heads is " + std::to_string(kv_heads) +
-                                    ", want a divisor of heads = " + std::to_string(heads));
+  demand(device == "cpu" || device.starts_with("cuda"), "device is \"", device,
+         "\", want cpu, cuda or cuda:N");
+  demand(split == "train" || split == "test", "split is \"", split, "\", want train or test");
+  demand(min_pass_rate <= max_pass_rate, "min-pass-rate is above max-pass-rate, want less");
+  demand(hidden % heads == 0 && hidden / heads % 2 == 0, "hidden is ", hidden,
+         ", want an even multiple of heads = ", heads);
+  demand(heads % kv_heads == 0, "kv-heads is ", kv_heads, ", want a divisor of heads = ", heads);
 }
 
 void Config::validate_training() const {
   demand(!model.empty(), "model is empty, want the directory of the model to train: --model DIR");
-  demand(temperature > 0,
-         "temperature is 0, training wants more: a greedy sampler has nothing to compare");
+  demand(temperature > 0, "temperature is 0, want more: a greedy sampler compares nothing");
   demand(top_p == 1,
-         "top-p is below 1, training wants 1: the loss scores the whole distribution, not a "
-         "truncated one [T9]");
+         "top-p is below 1, training wants 1: the loss scores the whole distribution [T9]");
   demand(!compares_groups() || group_size > 1,
-         "group-size is 1 and the algorithm compares responses to one prompt, want at least 2: a "
-         "group of one has no better or worse response; or take ppo or reinforce");
+         "group-size is 1, want at least 2 responses to compare; or take ppo or reinforce");
   demand(!rewards_steps() || baseline == Baseline::mean,
-         "baseline is leave-one-out with supervision = process, want mean: steps are compared with "
-         "all steps of the group");
-  demand(algorithm != Algorithm::rft ||
-             (kl != KlPlacement::reward && truncated != Truncated::penalise &&
-              truncated != Truncated::soft),
-         "kl = reward and truncated = penalise or soft change rewards, which algorithm rft does "
-         "not read, want another kl and truncated = keep or mask");
+         "baseline is leave-one-out with supervision = process, want mean, over all steps");
+  const bool reward_changes =
+      kl == KlPlacement::reward || truncated == Truncated::penalise || truncated == Truncated::soft;
+  demand(algorithm != Algorithm::rft || !reward_changes,
+         "algorithm rft reads no rewards, want kl other than reward, truncated = keep or mask");
   demand(truncated != Truncated::soft || overlong_buffer <= max_response_tokens,
-         "overlong-buffer is " + std::to_string(overlong_buffer) +
-             ", want at most max-response-tokens, which is " + std::to_string(max_response_tokens));
-  demand(kept_accuracy_min <= kept_accuracy_max,
-         "kept-accuracy-min is above kept-accuracy-max, want a range that holds something");
+         "overlong-buffer is ", overlong_buffer,
+         ", want at most max-response-tokens = ", max_response_tokens);
+  demand(kept_accuracy_min <= kept_accuracy_max, "kept-accuracy-min is above kept-accuracy-max");
   const int64_t responses = prompts_per_step * group_size;
-  const int64_t parts =
-      has_own_critic() ? std::max(mini_batches, critic_mini_batches) : mini_batches;
-  demand(parts <= responses, "mini-batches or critic-mini-batches is " + std::to_string(parts) +
-                                 ", want at most the " + std::to_string(responses) +
-                                 " responses of a step, prompts-per-step x group-size");
+  const int64_t parts = std::max(mini_batches, has_own_critic() ? critic_mini_batches : 1);
+  demand(parts <= responses, "mini-batches or critic-mini-batches is ", parts,
+         ", want at most the ", responses, " responses of a step, prompts-per-step x group-size");
   demand(!dynamic_sampling || group_size > 1, "dynamic-sampling wants group-size of at least 2");
-  demand(lora_rank == 0 || !has_shared_critic(),
-         "lora-rank is " + std::to_string(lora_rank) +
-             " with critic shared, want 0: a value head on the trunk is no adapter; or take critic "
-             "= separate, a whole network of its own");
-  demand(critic == CriticNetwork::separate || critic_warmup_steps == 0,
-         "critic-warmup-steps is " + std::to_string(critic_warmup_steps) +
-             " with critic shared, want 0: a shared trunk cannot learn values alone; or take "
-             "critic = separate");
+  demand(lora_rank == 0 || !has_shared_critic(), "lora-rank is ", lora_rank,
+         " with critic shared, want 0: a value head is no adapter; or take critic = separate");
+  demand(
+      critic == CriticNetwork::separate || critic_warmup_steps == 0, "critic-warmup-steps is ",
+      critic_warmup_steps,
+      " with critic shared, want 0: its trunk learns no values alone; or take critic = separate");
 }
 
 }  // namespace tiny_zero

@@ -168,10 +168,14 @@ struct Config {
 
   std::string changes;  // no setting: recipe lines of those that --resume changes
 
-  /// Whether the advantage estimator needs values V(s); the other predicates follow from it.
-  bool has_critic() const;
-  /// Whether the estimator compares a response with others of its group, which then needs two.
-  bool compares_groups() const;
+  /// What the algorithm's advantage estimator needs: values V(s), from which other predicates
+  /// follow; others in a response's group to compare it with, which then needs two.
+  struct Estimator {
+    bool has_critic = false, compares_groups = false;
+  };
+  Estimator estimator() const;
+  bool has_critic() const { return estimator().has_critic; }
+  bool compares_groups() const { return estimator().compares_groups; }
   bool has_own_critic() const { return has_critic() && critic == CriticNetwork::separate; }
   bool has_shared_critic() const { return has_critic() && critic == CriticNetwork::shared; }
   /// Whether a process reward model learns beside the policy.   [PRIME]
