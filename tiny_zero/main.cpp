@@ -17,15 +17,6 @@ namespace {
 
 using namespace tiny_zero;
 
-void print_verbs(const std::vector<Verb>& verbs) {
-  std::cout << "tiny_zero VERB [--setting value ...]\n\n";
-  for (const auto& verb : verbs)
-    std::cout << "  " << verb.name << std::string(15 - verb.name.size(), ' ') << verb.help << '\n';
-  std::cout
-      << "\ntiny_zero VERB --help lists a verb's settings, VERB --help SECTION a part of them.\n"
-         "tiny_zero --version tells what was built.\n";
-}
-
 int run(int argc, char** argv) {
   // Large tensors come and go at every step: keep their pages instead of returning them to the
   // system each time.
@@ -34,7 +25,12 @@ int run(int argc, char** argv) {
   const auto verbs = make_verbs();
   const std::string name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h" || name == "help") {
-    print_verbs(verbs);
+    std::cout << "tiny_zero VERB [--setting value ...]\n\n";
+    for (const auto& verb : verbs)
+      std::cout << "  " << verb.name << std::string(15 - verb.name.size(), ' ') << verb.help
+                << '\n';
+    std::cout << "\ntiny_zero VERB --help lists a verb's settings, VERB --help SECTION a part of "
+                 "them.\ntiny_zero --version tells what was built.\n";
     return 0;
   }
   if (name == "--version") {
@@ -53,8 +49,8 @@ int run(int argc, char** argv) {
 
   Config config;
   Settings settings = config.settings();
-  std::map<std::string, std::unique_ptr<Task>>
-      tasks;  // all of them, since a recipe may hold any task's settings
+  // All of them, since a recipe may hold any task's settings.
+  std::map<std::string, std::unique_ptr<Task>> tasks;
   for (const auto& task_name : task_names()) {
     tasks[task_name] = make_task(task_name);
     settings.append(tasks[task_name]->settings().needs("task = " + task_name));

@@ -13,15 +13,25 @@ namespace {
 /// JSON knows no nan: what is not a number is null.
 Json number_or_null(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
+/// Largest memory of the process so far: resident on the CPU, allocated on a GPU.
+int64_t peak_memory_bytes(const torch::Device& device) {
+  if (device.is_cuda()) {
+    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)
+                           ->getDeviceStats(std::max<int>(0, device.index()));
+    return stats.allocated_bytes[0].peak;
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;  // Linux counts in KiB
+}
+
 }  // namespace
 
 Json step_metrics(int64_t step, const Collection& collected, const Judgement& judgement,
                   const Advantages& estimate, const StepStats& stats, const StepTimes& times,
                   const torch::Device& device) {
   const SamplingStats& sampled = collected.sampled;
-  const auto per_response = [&](auto sum) {
-    return static_cast<double>(sum) / static_cast<double>(sampled.responses);
-  };
+  const auto per_response = [&](double sum) { return sum / sampled.responses; };
   Json line;
   line["step"] = step;
   line["reward_mean"] = per_response(sampled.reward_sum);
@@ -55,10 +65,9 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
   }
   line["lr"] = stats.policy.learning_rate;
   if (!stats.skipped().empty()) line["skipped"] = stats.skipped();
-  line["rollout_tokens_per_s"] = std::round(static_cast<double>(sampled.tokens) / times.rollout_s);
-  line["update_tokens_per_s"] =
-      std::round(static_cast<double>(stats.policy.tokens + stats.critic.tokens + stats.prm.tokens) /
-                 times.update_s);
+  const int64_t update_tokens = stats.policy.tokens + stats.critic.tokens + stats.prm.tokens;
+  line["rollout_tokens_per_s"] = std::round(sampled.tokens / times.rollout_s);
+  line["update_tokens_per_s"] = std::round(update_tokens / times.update_s);
   line["step_s"] = times.rollout_s + times.update_s;
   line["wall_s"] = times.wall_s;
   line["peak_memory_bytes"] = peak_memory_bytes(device);
@@ -77,17 +86,6 @@ void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout,
                           {"reward", rollout.grades[i].reward},
                           {"advantage", own.mean().item<double>()}});
   }
-}
-
-int64_t peak_memory_bytes(const torch::Device& device) {
-  if (device.is_cuda()) {
-    const auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)
-                           ->getDeviceStats(std::max<int>(0, device.index()));
-    return stats.allocated_bytes[0].peak;
-  }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;  // Linux counts in KiB
 }
 
 }  // namespace tiny_zero

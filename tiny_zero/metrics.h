@@ -32,8 +32,4 @@ Json step_metrics(int64_t step, const Collection& collected, const Judgement& ju
 /// @param advantages  (B, T)
 void log_samples(RunDirectory& directory, int64_t step, const Rollout& rollout,
                  const torch::Tensor& advantages, int64_t count);
-
-/// Largest memory of the process so far: resident on the CPU, allocated on a GPU.
-int64_t peak_memory_bytes(const torch::Device& device);
-
 }  // namespace tiny_zero

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <sstream>
 #include <stdexcept>
@@ -140,9 +139,8 @@ const std::string& Field::text() const {
 }
 
 int64_t Field::integer(int64_t least, int64_t most) const {
-  if (!value.is_number_integer() || value < least || value > most) {
+  if (!value.is_number_integer() || value < least || value > most)
     fail("a whole number from " + std::to_string(least) + " to " + std::to_string(most));
-  }
   return value.get<int64_t>();
 }
 

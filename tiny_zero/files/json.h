@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -63,7 +64,7 @@ struct Field {
   std::vector<Field> elements() const;
   std::vector<Field> list() const;  // elements of an array, nothing for null, else just this value
   const std::string& text() const;
-  int64_t integer(int64_t least, int64_t most) const;
+  int64_t integer(int64_t least, int64_t most = std::numeric_limits<int64_t>::max()) const;
   double number(std::optional<double> if_absent = {}) const;
   bool flag(bool if_absent) const;
   void must_be(const nlohmann::json& only) const;

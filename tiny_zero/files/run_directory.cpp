@@ -9,9 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
-#include <limits>
 #include <map>
-#include <optional>
 #include <sstream>
 #include <system_error>
 #define XXH_INLINE_ALL
@@ -92,11 +90,10 @@ Checkpoint open_checkpoint(const fs::path& run, const fs::path& path) {
   for (const auto& [file, wanted] : checkpoint["checksums"].members())
     compare(path / file, checksum(std::ifstream(path / file, std::ios::binary)), wanted);
   for (const std::string log : kLogs) {
-    if (fs::exists(run / log) &&
-        static_cast<int64_t>(fs::file_size(run / log)) < checkpoint.log_bytes(log)) {
+    const auto least = static_cast<uintmax_t>(checkpoint.log_bytes(log));
+    if (fs::exists(run / log) && fs::file_size(run / log) < least)
       throw std::runtime_error((run / log).string() + " is shorter than at " + path.string() +
                                ": bring it back, or move it away, and it starts anew");
-    }
   }
   return checkpoint;
 }
@@ -214,9 +211,8 @@ void RunDirectory::start() {
   held_ = fs::directory_iterator(path_);
   metrics_.open(path_ / kLogs[0], std::ios::app);
   samples_.open(path_ / kLogs[1], std::ios::app);
-  if (!metrics_ || !samples_) {
+  if (!metrics_ || !samples_)
     throw std::runtime_error(path_.string() + ": metrics.jsonl or samples.jsonl cannot be written");
-  }
 }
 
 void RunDirectory::check_still_there() const {
@@ -266,15 +262,12 @@ void RunDirectory::save(int64_t step, Json state, int64_t keep,
       flush_to_disk(path_ / log);
       state["log_bytes"][log] = fs::file_size(path_ / log);
     }
-    state["checksum"] =
-        checksum(std::istringstream(nlohmann::json(state).dump()));  // sorted by key
+    // nlohmann::json sorts by key.
+    state["checksum"] = checksum(std::istringstream(nlohmann::json(state).dump()));
     write_text(directory / "state.json", state.dump(2) + "\n");
   });
   auto all = list_checkpoints(path_);
-  while (static_cast<int64_t>(all.size()) > keep) {
-    fs::remove_all(all.begin()->second);
-    all.erase(all.begin());
-  }
+  for (; std::ssize(all) > keep; all.erase(all.begin())) fs::remove_all(all.begin()->second);
 }
 
 }  // namespace tiny_zero

@@ -33,12 +33,9 @@ std::string checksum(std::istream&& file);
 struct Checkpoint {
   std::filesystem::path path;  // "" for a new run
   nlohmann::json state;
-  int64_t log_bytes(const std::string& log) const {  // when it was saved
-    return (*this)["log_bytes"][log].integer(0, std::numeric_limits<int64_t>::max());
-  }
-  int64_t count(const std::string& key) const {
-    return (*this)[key].integer(0, std::numeric_limits<int64_t>::max());
-  }
+  /// The size of a log when the checkpoint was saved.
+  int64_t log_bytes(const std::string& log) const { return (*this)["log_bytes"][log].integer(0); }
+  int64_t count(const std::string& key) const { return (*this)[key].integer(0); }
   Field operator[](const std::string& key) const {
     return Field{state, (path / "state.json").string() + ": "}[key];
   }

@@ -10,13 +10,6 @@ namespace {
 
 volatile std::sig_atomic_t caught_signal = 0;
 
-template <class... Values>
-std::string format(const char* form, Values... values) {
-  char text[128];
-  std::snprintf(text, sizeof text, form, values...);
-  return text;
-}
-
 }  // namespace
 
 std::string status_line(const nlohmann::ordered_json& metrics) {
@@ -44,7 +37,7 @@ std::string bar_line(int64_t done, int64_t total, double seconds_left, const std
   constexpr int64_t kWidth = 20;
   const int64_t filled = total > 0 ? kWidth * std::min(done, total) / total : kWidth;
   std::string line = "[" + std::string(filled, '#') + std::string(kWidth - filled, '.') +
-                     format("] %ld/%ld", static_cast<long>(done), static_cast<long>(total));
+                     format("] %ld/%ld", done, total);
   const auto left = static_cast<long>(seconds_left + 0.5);
   if (left >= 3600)
     line += format("  %ld:%02ld:%02ld left", left / 3600, left / 60 % 60, left % 60);
@@ -67,9 +60,7 @@ void Progress::show(int64_t done, const std::string& phase) {
   elapsed_ += watch_.lap();
   if (elapsed_ < drawn_at_ + 0.1) return;
   drawn_at_ = elapsed_;
-  const double left = done_ > first_ ? elapsed_ / static_cast<double>(done_ - first_) *
-                                           static_cast<double>(total_ - done_)
-                                     : -1;
+  const double left = done_ > first_ ? elapsed_ / (done_ - first_) * (total_ - done_) : -1;
   std::printf("\r\033[K%s", bar_line(done_, total_, left, phase).c_str());
   std::fflush(stdout);
 }

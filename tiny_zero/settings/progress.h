@@ -11,6 +11,14 @@
 
 namespace tiny_zero {
 
+/// printf into a string, of at most 127 bytes.
+template <class... Values>
+std::string format(const char* form, Values... values) {
+  char text[128];
+  std::snprintf(text, sizeof text, form, values...);
+  return text;
+}
+
 class Stopwatch {
  public:
   /// Seconds since the last lap.
