@@ -10,6 +10,7 @@
 
 namespace tiny_zero {
 
+namespace fs = std::filesystem;
 using torch::Tensor;
 
 // Shapes in comments: N packed tokens of S sequences, B rows of the cache, M scored positions;
@@ -37,8 +38,7 @@ Tensor Model::norm(const Tensor& x, const Norm& weights) const {
 /// What the feed-forward part hands to its last matrix.
 /// @param x (N, d)   @return (N, f)
 Tensor Model::ffn(const Tensor& x, const Layer& layer) const {
-  const Tensor up =
-      torch::linear(x, cast(layer.gate_up_weight, layer.gate_up_adapter), cast(layer.up_bias));
+  const Tensor up = torch::linear(x, cast(layer.gate_up), cast(layer.up_bias));
   return config_.gated() ? swiglu(up) : torch::gelu(up);  // from (N, 2f); from (N, f)
 }
 
@@ -64,13 +64,10 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
   if (config_.post_norm()) x = norm(x, {});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    Tensor qkv = torch::linear(pre_norm(layer.input_norm),
-                               cast(layer.qkv_weight, layer.qkv_adapter), cast(layer.qkv_bias));
+    Tensor qkv = torch::linear(pre_norm(layer.input_norm), cast(layer.qkv), cast(layer.qkv_bias));
     if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);  // (N, (H + 2K) D)
-    x = add_part(x, attend(i, qkv), cast(layer.output_weight, layer.output_adapter),
-                 layer.output_bias);
-    x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer),
-                 cast(layer.down_weight, layer.down_adapter), layer.down_bias);
+    x = add_part(x, attend(i, qkv), cast(layer.output), layer.output_bias);
+    x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer), cast(layer.down), layer.down_bias);
   }
   return pre_norm(final_norm_);
 }
@@ -195,41 +192,37 @@ std::vector<Model::Parameter> Model::list_parameters() {
   const auto& [heads, kv_heads, head_dim] = config_.attention;
   const int64_t d = config_.hidden_size, f = config_.ffn_size, vocab = config_.vocab_size;
   const int64_t q = heads * head_dim, kv = kv_heads * head_dim;
+  const bool norms = !config_.post_norm(), biases = config_.all_bias();
   std::vector<Parameter> list{{"model.embed_tokens.weight", &embedding_, {vocab, d}}};
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];
-    const auto add = [&](const char* name, Tensor& tensor, const std::vector<int64_t>& shape) {
-      list.push_back({"model.layers." + std::to_string(i) + "." + name, &tensor, shape});
+    const auto add = [&](bool wanted, const char* name, Tensor& tensor,
+                         const std::vector<int64_t>& shape) {
+      if (wanted)
+        list.push_back({"model.layers." + std::to_string(i) + "." + name, &tensor, shape});
     };
-    const auto add_bias = [&](const char* name, Tensor& tensor, int64_t size) {
-      if (config_.all_bias()) add(name, tensor, {size});
-    };
-    if (!config_.post_norm()) add("input_layernorm.weight", layer.input_norm.gain, {d});
-    add_bias("input_layernorm.bias", layer.input_norm.bias, d);
-    add("self_attn.q_proj.weight", layer.qkv_weight, {q, d});
-    add("self_attn.k_proj.weight", layer.qkv_weight, {kv, d});
-    add("self_attn.v_proj.weight", layer.qkv_weight, {kv, d});
-    if (config_.qkv_bias()) {
-      add("self_attn.q_proj.bias", layer.qkv_bias, {q});
-      add("self_attn.k_proj.bias", layer.qkv_bias, {kv});
-      add("self_attn.v_proj.bias", layer.qkv_bias, {kv});
-    }
-    if (config_.qk_norm()) {
-      add("self_attn.q_norm.weight", layer.query_norm, {head_dim});
-      add("self_attn.k_norm.weight", layer.key_norm, {head_dim});
-    }
-    add("self_attn.o_proj.weight", layer.output_weight, {d, q});
-    add_bias("self_attn.o_proj.bias", layer.output_bias, d);
-    if (!config_.post_norm()) add("post_attention_layernorm.weight", layer.ffn_norm.gain, {d});
-    add_bias("post_attention_layernorm.bias", layer.ffn_norm.bias, d);
-    if (config_.gated()) add("mlp.gate_proj.weight", layer.gate_up_weight, {f, d});
-    add("mlp.up_proj.weight", layer.gate_up_weight, {f, d});
-    add_bias("mlp.up_proj.bias", layer.up_bias, f);
-    add("mlp.down_proj.weight", layer.down_weight, {d, f});
-    add_bias("mlp.down_proj.bias", layer.down_bias, d);
+    add(norms, "input_layernorm.weight", layer.input_norm.gain, {d});
+    add(biases, "input_layernorm.bias", layer.input_norm.bias, {d});
+    add(true, "self_attn.q_proj.weight", layer.qkv.weight, {q, d});
+    add(true, "self_attn.k_proj.weight", layer.qkv.weight, {kv, d});
+    add(true, "self_attn.v_proj.weight", layer.qkv.weight, {kv, d});
+    add(config_.qkv_bias(), "self_attn.q_proj.bias", layer.qkv_bias, {q});
+    add(config_.qkv_bias(), "self_attn.k_proj.bias", layer.qkv_bias, {kv});
+    add(config_.qkv_bias(), "self_attn.v_proj.bias", layer.qkv_bias, {kv});
+    add(config_.qk_norm(), "self_attn.q_norm.weight", layer.query_norm, {head_dim});
+    add(config_.qk_norm(), "self_attn.k_norm.weight", layer.key_norm, {head_dim});
+    add(true, "self_attn.o_proj.weight", layer.output.weight, {d, q});
+    add(biases, "self_attn.o_proj.bias", layer.output_bias, {d});
+    add(norms, "post_attention_layernorm.weight", layer.ffn_norm.gain, {d});
+    add(biases, "post_attention_layernorm.bias", layer.ffn_norm.bias, {d});
+    add(config_.gated(), "mlp.gate_proj.weight", layer.gate_up.weight, {f, d});
+    add(true, "mlp.up_proj.weight", layer.gate_up.weight, {f, d});
+    add(biases, "mlp.up_proj.bias", layer.up_bias, {f});
+    add(true, "mlp.down_proj.weight", layer.down.weight, {d, f});
+    add(biases, "mlp.down_proj.bias", layer.down_bias, {d});
   }
-  if (!config_.post_norm()) list.push_back({"model.norm.weight", &final_norm_.gain, {d}});
-  if (config_.all_bias()) list.push_back({"model.norm.bias", &final_norm_.bias, {d}});
+  if (norms) list.push_back({"model.norm.weight", &final_norm_.gain, {d}});
+  if (biases) list.push_back({"model.norm.bias", &final_norm_.bias, {d}});
   if (head_ != Head::value && !config_.tie_embeddings)
     list.push_back({"lm_head.weight", &lm_head_, {vocab, d}});
   if (head_ != Head::language_model) list.push_back({"value_head.weight", &value_head_, {1, d}});
@@ -267,6 +260,9 @@ void Model::allocate(const std::vector<Parameter>& list) {
   int64_t count = 0, offset = 0;
   for (const auto& parameter : list) count += c10::multiply_integers(parameter.shape);
   parameters_ = torch::zeros({count}, parameters_.options());
+  named_.clear();
+  leaves_.clear();
+  gradients_.reset();
   for (size_t i = 0; i < list.size();) {
     Tensor* const tensor = list[i].tensor;
     std::vector<int64_t> shape = list[i].shape;
@@ -307,26 +303,25 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
   const double residual_deviation = deviation / std::sqrt(2.0 * layers);
   fill(embedding_, deviation);
   for (auto& layer : layers_) {
-    for (Tensor* norm :
-         {&layer.input_norm.gain, &layer.ffn_norm.gain, &layer.query_norm, &layer.key_norm}) {
-      if (norm->defined()) norm->fill_(1.0);
-    }
-    fill(layer.qkv_weight, deviation);
-    fill(layer.output_weight, residual_deviation);
-    fill(layer.gate_up_weight, deviation);
-    fill(layer.down_weight, residual_deviation);
+    fill(layer.qkv.weight, deviation);
+    fill(layer.output.weight, residual_deviation);
+    fill(layer.gate_up.weight, deviation);
+    fill(layer.down.weight, residual_deviation);
   }
-  if (final_norm_.gain.defined()) final_norm_.gain.fill_(1.0);
   fill(lm_head_, deviation);
+  for (auto& [name, tensor] : named_)
+    if (name.ends_with("norm.weight")) tensor.fill_(1.0);
+}
+
+/// The slice of the flat vector of gradients that belongs to a slice of the parameters.
+static Tensor gradient_of(const Tensor& slice, const Tensor& gradients) {
+  return gradients.narrow(0, slice.storage_offset(), slice.numel()).view(slice.sizes());
 }
 
 Tensor& Model::gradients() const {
   if (!gradients_.defined()) {
     gradients_ = torch::zeros_like(parameters_);
-    for (const auto& leaf : leaves_) {
-      leaf.mutable_grad() =
-          gradients_.narrow(0, leaf.storage_offset(), leaf.numel()).view(leaf.sizes());
-    }
+    for (const auto& leaf : leaves_) leaf.mutable_grad() = gradient_of(leaf, gradients_);
   }
   return gradients_;
 }
@@ -335,23 +330,21 @@ Model Model::clone(Head head) const {
   const at::NoGradGuard no_grad;
   Model copy(config_, head, device());
   copy.compute_type_ = compute_type_;
-  const NamedTensors& weights = lora_.rank > 0 ? base_named_ : named_;
+  const NamedTensors& weights = base_ ? base_->named_ : named_;
   const TensorMap own(weights.begin(), weights.end());
-  for (auto& [name, tensor] : copy.named_) {
+  for (auto& [name, tensor] : copy.named_)
     if (own.contains(name)) tensor.copy_(own.at(name));
-  }
   Model self = *this;
   const auto from = self.matrices(), to = copy.matrices();
-  for (size_t i = 0; i < from.size() && lora_.rank > 0; ++i)
-    to[i].weight->copy_(from[i].adapter->added_to(*from[i].weight, lora_.scale()));
+  for (size_t i = 0; i < from.size() && base_; ++i)
+    to[i].second->weight.copy_(with_adapter(*from[i].second));
   return copy;
 }
 
 Model Model::cast_for_sampling() const {
   Model copy = *this;
   const at::NoGradGuard no_grad;
-  for (const auto& [name, weight, adapter] : copy.matrices())
-    *weight = std::exchange(*adapter, {}).added_to(*weight, lora_.scale());
+  for (const auto& [name, matrix] : copy.matrices()) *matrix = {with_adapter(*matrix), {}};
   for (auto& parameter : copy.list_parameters())
     *parameter.tensor = parameter.tensor->detach().to(compute_type_);
   if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
@@ -359,11 +352,10 @@ Model Model::cast_for_sampling() const {
 }
 
 void Model::limit_vocabulary(int64_t size) {
-  if (size > config_.vocab_size) {
-    throw std::invalid_argument(
-        "the tokenizer has " + std::to_string(size) + " ids, the model's embedding only " +
-        std::to_string(config_.vocab_size) + " rows: do they belong together?");
-  }
+  if (size > config_.vocab_size)
+    throw std::invalid_argument(c10::str("the tokenizer has ", size,
+                                         " ids, the model's embedding only ", config_.vocab_size,
+                                         " rows: do they belong together?"));
   config_.used_vocab_size = size;
 }
 
@@ -371,15 +363,13 @@ void Model::limit_vocabulary(int64_t size) {
 
 NamedTensors Model::named_gradients() const {
   NamedTensors named = named_;
-  for (auto& [name, tensor] : named) {  // a slice of the flat vector, so of the gradients' too
-    tensor = gradients().narrow(0, tensor.storage_offset(), tensor.numel()).view(tensor.sizes());
-  }
+  for (auto& [name, tensor] : named) tensor = gradient_of(tensor, gradients());
   return named;
 }
 
-Model Model::load(const std::filesystem::path& directory, Head head, torch::Device device) {
+Model Model::load(const fs::path& directory, Head head, torch::Device device) {
   const at::NoGradGuard no_grad;
-  const bool adapted = holds_adapters(directory);
+  const bool adapted = fs::exists(directory / "lora.json");
   const Lora lora = adapted ? read_lora(directory) : Lora{};
   const auto config = ModelConfig::from_file(directory / "config.json");
   TensorMap stored = adapted ? load_safetensors(directory / "adapters.safetensors")
@@ -389,8 +379,9 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
                              "; do config.json and weights belong together?");
   };
   const Model shapes(config, head, torch::kMeta);  // without memory
-  const NamedTensors wanted = (adapted ? shapes.with_adapters(lora, /*seed=*/0) : shapes).named_;
-  for (const auto& [name, tensor] : wanted) {
+  const Model own_shapes = adapted ? shapes.with_adapters(lora, /*seed=*/0) : shapes;
+  const TensorMap wanted(own_shapes.named_.begin(), own_shapes.named_.end());
+  for (const auto& [name, tensor] : own_shapes.named_) {
     const auto found = stored.find(name);
     if (found == stored.end() && name == "value_head.weight") continue;
     if (found == stored.end()) fail(name, " is missing from the weights");
@@ -399,11 +390,9 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
                           ", config.json wants floats ", tensor.sizes()));
   }
   for (const auto& [name, tensor] : stored) {
-    const bool known = std::any_of(wanted.begin(), wanted.end(),
-                                   [&, &n = name](const auto& w) { return w.first == n; });
     const bool spare = name == "value_head.weight" || name.ends_with("rotary_emb.inv_freq") ||
                        (name == "lm_head.weight" && (config.tie_embeddings || head == Head::value));
-    if (!known && !spare)
+    if (!wanted.contains(name) && !spare)
       fail(name, " is in the weights, but no part of a " + config.family + " model");
   }
   Model model = adapted ? load(lora.base, head, device).merged().with_adapters(lora, /*seed=*/0)
@@ -420,22 +409,22 @@ Model Model::load(const std::filesystem::path& directory, Head head, torch::Devi
   return model;
 }
 
-void Model::save(const std::filesystem::path& directory, torch::Dtype dtype) const {
-  std::filesystem::create_directories(directory);
+void Model::save(const fs::path& directory, torch::Dtype dtype) const {
+  fs::create_directories(directory);
   config_.to_file(directory / "config.json", dtype);
-  if (lora_.rank > 0) return save_adapters(directory, lora_, named_);
+  if (base_) return save_adapters(directory, lora_, named_);
   save_safetensors(directory / "model.safetensors", named_, dtype);
 }
 
-std::filesystem::path model_directory(const Config& config) {
+fs::path model_directory(const Config& config) {
   if (config.model.empty())
     throw std::invalid_argument("model is empty, want a model directory: --model DIR");
-  const std::filesystem::path given = config.model, newest = newest_checkpoint(given);
+  const fs::path given = config.model, newest = newest_checkpoint(given);
   for (const auto& place : {given, given / "model", newest.empty() ? given : newest / "model"})
-    if (std::filesystem::exists(place / "config.json")) return place;
-  if (std::filesystem::exists(given)) return given;  // whose files will be missed by name
+    if (fs::exists(place / "config.json")) return place;
+  if (fs::exists(given)) return given;  // whose files will be missed by name
   const auto owner = given.parent_path();
-  const bool hub = !owner.empty() && !owner.has_parent_path() && !std::filesystem::exists(owner);
+  const bool hub = !owner.empty() && !owner.has_parent_path() && !fs::exists(owner);
   throw std::invalid_argument(
       "model is \"" + config.model + "\", which is no directory, and nothing is downloaded; " +
       (hub ? "the Hugging Face Hub's: hf download " + config.model + " --local-dir " +
@@ -443,10 +432,10 @@ std::filesystem::path model_directory(const Config& config) {
            : "want a directory in Hugging Face layout, a run or a checkpoint: --model DIR"));
 }
 
-std::filesystem::path settings_of_run(const std::filesystem::path& model) {
+fs::path settings_of_run(const fs::path& model) {
   const auto run = (model / "").parent_path().parent_path();
   for (const auto& place : {run, run.parent_path().parent_path()})
-    if (std::filesystem::exists(place / "settings.conf")) return place / "settings.conf";
+    if (fs::exists(place / "settings.conf")) return place / "settings.conf";
   return "";
 }
 
@@ -454,23 +443,22 @@ LoadedModel load_model(const Config& config) {
   const auto directory = model_directory(config);
   LoadedModel loaded{Tokenizer::from_file(directory / "tokenizer.json"),
                      Model::load(directory, Head::language_model, torch::Device(config.device))};
-  loaded.model.limit_vocabulary(static_cast<int64_t>(loaded.tokenizer.vocab_size()));
+  loaded.model.limit_vocabulary(loaded.tokenizer.vocab_size());
   loaded.model.set_compute_type(to_dtype(config.compute_type));
   return loaded;
 }
 
-SideFiles read_side_files(const std::filesystem::path& directory) {
+SideFiles read_side_files(const fs::path& directory) {
   SideFiles files;
   for (const char* name :
        {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"}) {
-    if (std::filesystem::exists(directory / name))
+        "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"})
+    if (fs::exists(directory / name))
       files[name] = read_text(directory / name, "it belongs to the model");
-  }
   return files;
 }
 
-void write_side_files(const std::filesystem::path& directory, const SideFiles& files) {
+void write_side_files(const fs::path& directory, const SideFiles& files) {
   for (const auto& [name, text] : files) write_text(directory / name, text);
 }
 

@@ -6,6 +6,7 @@
 // and GELU, which but for its rotary positions is GPT-2's. Sequences are packed, without padding.
 
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,12 +60,12 @@ class Model {
   /// adapters: they are added to its weights.
   Model clone(Head head) const;
   /// A model of its own weights: a clone if this one has adapters, else itself.
-  Model merged() const { return lora_.rank > 0 ? clone(head_) : *this; }
+  Model merged() const { return base_ ? clone(head_) : *this; }
   /// This model, frozen and in the same memory, below new adapters, which become its parameters().
   /// @throws std::invalid_argument if a matrix is too small for the rank   [LoRA]
   Model with_adapters(const Lora& lora, uint64_t seed) const;
   /// The frozen model below the adapters, in the same memory.
-  Model without_adapters() const;
+  Model without_adapters() const { return *base_; }
   /// This model with its weights in the compute type, cast once instead of at every token. In
   /// float32 it shares this model's memory and costs nothing.
   Model cast_for_sampling() const;
@@ -125,16 +126,14 @@ class Model {
   struct Norm {
     torch::Tensor gain, bias;
   };
+  struct Matrix {
+    torch::Tensor weight;
+    LowRank adapter;
+  };
   struct Layer {  // a tensor is undefined where the family has none
     Norm input_norm, ffn_norm;
-    torch::Tensor qkv_weight, output_weight, gate_up_weight, down_weight;  // no gate: only up
+    Matrix qkv, output, gate_up, down;  // no gate: only up
     torch::Tensor qkv_bias, output_bias, up_bias, down_bias, query_norm, key_norm;
-    LowRank qkv_adapter, output_adapter, gate_up_adapter, down_adapter;
-  };
-  struct Matrix {  // one that can have an adapter
-    std::string name;
-    torch::Tensor* weight;
-    LowRank* adapter;
   };
   /// A tensor of the weights file. Neighbours with one `tensor` are its rows from top to bottom: q,
   /// k and v are one matrix in memory, and so are gate and up.
@@ -145,11 +144,12 @@ class Model {
   };
 
   std::vector<Parameter> list_parameters();                  // in the order of the flat vector
-  std::vector<Matrix> matrices();                            // of all layers
-  void allocate(const std::vector<Parameter>& list);         // as slices of one flat vector
+  std::vector<std::pair<std::string, Matrix*>> matrices();   // of all layers
+  void allocate(const std::vector<Parameter>& list);         // as slices of a new flat vector
   torch::Tensor cast(const torch::Tensor& parameter) const;  // to the compute type
-  torch::Tensor cast(const torch::Tensor& weight, const LowRank& adapter) const {
-    return cast(adapter.added_to(weight, lora_.scale()));
+  torch::Tensor cast(const Matrix& matrix) const { return cast(with_adapter(matrix)); }
+  torch::Tensor with_adapter(const Matrix& matrix) const {  // W + (alpha / r) B A
+    return matrix.adapter.added_to(matrix.weight, lora_.scale());
   }
   torch::Tensor head_weight() const;
   torch::Tensor embed(const torch::Tensor& ids) const;
@@ -166,9 +166,8 @@ class Model {
   torch::Dtype compute_type_ = torch::kFloat32;
   torch::Tensor parameters_;
   mutable torch::Tensor gradients_;
-  Lora lora_;                          // rank 0 without adapters
-  torch::Tensor base_parameters_;      // with adapters: of the frozen model below them
-  NamedTensors base_named_;            // likewise
+  Lora lora_;
+  std::shared_ptr<const Model> base_;  // frozen below the adapters; null if there are none
   NamedTensors named_;                 // slices of parameters_, as the weights file has them
   std::vector<torch::Tensor> leaves_;  // slices of parameters_, as the forward pass uses them
   torch::Tensor embedding_, lm_head_, value_head_;

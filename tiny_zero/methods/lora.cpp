@@ -18,15 +18,13 @@ Tensor LowRank::added_to(const Tensor& weight, double scale) const {
 }
 
 std::string checksum_of_weights(const fs::path& directory) {
-  std::set<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.path().extension() == ".safetensors") files.insert(entry.path());
+  const std::set<fs::path> files(fs::directory_iterator{directory}, fs::directory_iterator{});
   std::string sums;
-  for (const auto& file : files) sums += checksum(std::ifstream(file, std::ios::binary)) + " ";
+  for (const auto& file : files)
+    if (file.extension() == ".safetensors")
+      sums += checksum(std::ifstream(file, std::ios::binary)) + " ";
   return sums;
 }
-
-bool holds_adapters(const fs::path& directory) { return fs::exists(directory / "lora.json"); }
 
 void save_adapters(const fs::path& directory, const Lora& lora, const NamedTensors& adapters) {
   const Json fields{{"base_model", lora.base.string()},
@@ -48,64 +46,49 @@ Lora read_lora(const fs::path& directory) {
     throw std::runtime_error(place +
                              "where no model is; put it back there, or a symbolic link to it");
   if (checksum_of_weights(lora.base) != lora.base_checksum)
-    throw std::runtime_error(place +
-                             "whose weights are not those that the adapters were trained on; put "
-                             "the old ones back");
+    throw std::runtime_error(
+        place + "whose weights are not those that the adapters were trained on; put those back");
   return lora;
 }
 
-std::vector<Model::Matrix> Model::matrices() {
-  std::vector<Matrix> list;
+std::vector<std::pair<std::string, Model::Matrix*>> Model::matrices() {
+  std::vector<std::pair<std::string, Matrix*>> list;
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];
     const std::string place = "model.layers." + std::to_string(i) + ".";
-    list.push_back({place + "self_attn.qkv_proj", &layer.qkv_weight, &layer.qkv_adapter});
-    list.push_back({place + "self_attn.o_proj", &layer.output_weight, &layer.output_adapter});
-    list.push_back({place + "mlp.gate_up_proj", &layer.gate_up_weight, &layer.gate_up_adapter});
-    list.push_back({place + "mlp.down_proj", &layer.down_weight, &layer.down_adapter});
+    list.emplace_back(place + "self_attn.qkv_proj", &layer.qkv);
+    list.emplace_back(place + "self_attn.o_proj", &layer.output);
+    list.emplace_back(place + "mlp.gate_up_proj", &layer.gate_up);
+    list.emplace_back(place + "mlp.down_proj", &layer.down);
   }
   return list;
 }
 
 Model Model::with_adapters(const Lora& lora, uint64_t seed) const {
-  TORCH_CHECK(lora_.rank == 0, "with_adapters: this model has adapters, want merged()");
+  TORCH_CHECK(!base_, "with_adapters: this model has adapters, want merged()");
   const at::NoGradGuard no_grad;
   Model model = *this;
   model.lora_ = lora;
-  model.base_parameters_ = parameters_;
-  model.base_named_ = std::exchange(model.named_, {});
+  model.base_ = std::make_shared<Model>(*this);
   for (auto& parameter : model.list_parameters()) *parameter.tensor = parameter.tensor->detach();
-  model.leaves_.clear();
-  model.gradients_.reset();
   std::vector<Parameter> list;
-  for (const auto& [name, weight, adapter] : model.matrices()) {
-    if (lora.rank > std::min(weight->size(0), weight->size(1)))
+  for (const auto& [name, matrix] : model.matrices()) {
+    const int64_t rows = matrix->weight.size(0), columns = matrix->weight.size(1);
+    if (lora.rank > std::min(rows, columns))
       throw std::invalid_argument(c10::str("lora-rank is ", lora.rank, ", but ", name, " is (",
-                                           weight->size(0), ", ", weight->size(1),
+                                           rows, ", ", columns,
                                            "), want at most the smaller; 0 trains all weights"));
-    list.push_back({name + ".lora_A.weight", &adapter->a, {lora.rank, weight->size(1)}});
-    list.push_back({name + ".lora_B.weight", &adapter->b, {weight->size(0), lora.rank}});
+    list.push_back({name + ".lora_A.weight", &matrix->adapter.a, {lora.rank, columns}});
+    list.push_back({name + ".lora_B.weight", &matrix->adapter.b, {rows, lora.rank}});
   }
   model.allocate(list);
   if (device().is_meta()) return model;
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::lora));
-  for (const auto& matrix : model.matrices()) {  // B stays 0, so that the model is its base
-    Tensor& a = matrix.adapter->a;
-    const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
+  for (const auto& [name, matrix] : model.matrices()) {  // B stays 0: the model is its base
+    Tensor& a = matrix->adapter.a;
+    const double bound = 1 / std::sqrt(a.size(1));
     a.copy_(torch::empty(a.sizes()).uniform_(-bound, bound, generator));
   }
-  return model;
-}
-
-Model Model::without_adapters() const {
-  TORCH_CHECK(lora_.rank > 0, "without_adapters: this model has none");
-  Model model = *this;
-  model.lora_ = {};
-  model.parameters_ = base_parameters_;
-  model.named_ = base_named_;
-  model.leaves_.clear();
-  model.gradients_.reset();
-  for (const auto& matrix : model.matrices()) *matrix.adapter = {};
   return model;
 }
 

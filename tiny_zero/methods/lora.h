@@ -32,9 +32,7 @@ struct LowRank {
 
 /// Checksums of all weight files of a model directory, in the order of their names.
 std::string checksum_of_weights(const std::filesystem::path& directory);
-/// Whether a model directory holds adapters, and with lora.json names the base that they belong to.
-bool holds_adapters(const std::filesystem::path& directory);
-/// Writes lora.json and adapters.safetensors.
+/// Writes adapters.safetensors, and lora.json, which names the base that they belong to.
 void save_adapters(const std::filesystem::path& directory, const Lora& lora,
                    const NamedTensors& adapters);
 /// Reads lora.json.   @throws std::runtime_error if the base is gone, or other weights lie there
