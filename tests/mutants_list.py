@@ -215,7 +215,12 @@ BUGS = {
         ("REINFORCE++ does not normalise [REINFORCE++]",
          "whiten(sum_to_come(per_token), loss_mask)", "sum_to_come(per_token)"),
         ("online RFT learns from all that was answered [GRPO 5.2]",
-         "right.push_back(grade.correct)", "right.push_back(grade.answered)"),
+         "right_responses(rollout).unsqueeze(1) * mask",
+         "[&] {\n"
+         "        std::vector<float> answered;\n"
+         "        for (const Grade& grade : rollout.grades) answered.push_back(grade.answered);\n"
+         "        return torch::tensor(answered);\n"
+         "      }().unsqueeze(1) * mask"),
         ("the KL joins the reward before the division [T36]",
          "group_advantages(rewards, config.group_size,",
          "group_advantages(log_ratio.defined() ? rewards - config.kl_coef * (log_ratio * "

@@ -107,11 +107,8 @@ Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgemen
       const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
       return {whiten(sum_to_come(per_token), loss_mask), {}};
     }
-    case Algorithm::rft: {  // the gradient coefficient I(o) of [GRPO 5.2]
-      std::vector<float> right;
-      for (const Grade& grade : rollout.grades) right.push_back(grade.correct);
-      return {torch::tensor(right).unsqueeze(1) * mask, {}};
-    }
+    case Algorithm::rft:  // the gradient coefficient I(o) of [GRPO 5.2]
+      return {right_responses(rollout).unsqueeze(1) * mask, {}};
     case Algorithm::ppo: {
       const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
       const Gae gae = generalized_advantages(per_token, values, mask, config.gamma, config.lambda);

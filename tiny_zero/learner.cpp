@@ -38,10 +38,9 @@ double AdamW::step(Tensor& parameters, Tensor& gradients, double learning_rate) 
 }
 
 double LearningRate::at(int64_t update) const {
-  if (update < warmup_updates)
-    return peak * static_cast<double>(update + 1) / static_cast<double>(warmup_updates);
-  const double span = static_cast<double>(std::max<int64_t>(1, total_updates - 1 - warmup_updates));
-  const double progress = std::min(1.0, static_cast<double>(update - warmup_updates) / span);
+  if (update < warmup_updates) return peak * (update + 1) / warmup_updates;
+  const double span = std::max<int64_t>(1, total_updates - 1 - warmup_updates);
+  const double progress = std::min(1.0, (update - warmup_updates) / span);
   switch (schedule) {
     case Schedule::constant:
       return peak;
@@ -92,21 +91,15 @@ Learner Learner::load(const std::filesystem::path& directory, const std::string&
 }
 
 void init_value_head(Model& model, HeadInit init, uint64_t seed) {
+  if (init == HeadInit::zero) return;  // as Model::load() left it
   const at::NoGradGuard no_grad;
-  Tensor head = model.value_head();
   auto generator = at::detail::createCPUGenerator(random_bits(seed, Stream::value_head));
-  const Tensor start = torch::zeros(head.sizes());
-  switch (init) {
-    case HeadInit::zero:
-      return;  // as Model::load() left it
-    case HeadInit::orz:
-      start.uniform_(-std::sqrt(5.0), std::sqrt(5.0), generator);
-      break;
-    case HeadInit::normal:
-      start.normal_(0.0, 1.0 / static_cast<double>(model.config().hidden_size + 1), generator);
-      break;
-  }
-  head.copy_(start);
+  const Tensor start = torch::empty(model.value_head().sizes());
+  if (init == HeadInit::orz)
+    start.uniform_(-std::sqrt(5.0), std::sqrt(5.0), generator);
+  else
+    start.normal_(0.0, 1.0 / (model.config().hidden_size + 1), generator);
+  model.value_head().copy_(start);
 }
 
 }  // namespace tiny_zero

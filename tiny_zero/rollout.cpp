@@ -1,7 +1,6 @@
 #include "tiny_zero/rollout.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "tiny_zero/random.h"
 #include "tiny_zero/settings/config.h"
@@ -58,10 +57,9 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
     if (length == 0 || length + options_.max_response_tokens > limit) {
-      throw std::invalid_argument(
-          "a prompt of " + std::to_string(length) + " tokens and max-response-tokens " +
-          std::to_string(options_.max_response_tokens) + " do not fit the model's " +
-          std::to_string(limit) + " positions; the prompt must not be empty");
+      throw std::invalid_argument(c10::str(
+          "a prompt of ", length, " tokens and max-response-tokens ", options_.max_response_tokens,
+          " do not fit the model's ", limit, " positions; the prompt must not be empty"));
     }
   }
   const int64_t num_prompts = static_cast<int64_t>(prompts.size()),
@@ -100,8 +98,7 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
   Tensor logits = model.prefill(PackedTokens::from(prompts, model.device()), cache_, group)
                       .repeat_interleave(group, /*dim=*/0);  // (prompts, V) -> (rows, V)
 
-  std::vector<int64_t> active(rows);  // cache rows still being sampled; finished ones are dropped
-  std::iota(active.begin(), active.end(), int64_t{0});
+  std::vector<int64_t> active = count_up(rows);  // cache rows that are not finished
   // The stop text may begin within a token and end within another: the end of each row's text is
   // kept, as much of it as a match can still use.
   const std::string& stop = options_.stop_text;
@@ -231,8 +228,7 @@ Collection collect(const std::function<Rollout()>& sample_round, const Config& c
     rewards.push_back(round.rewards);
     result.sampled_grades.insert(result.sampled_grades.end(), round.grades.begin(),
                                  round.grades.end());
-    std::vector<int64_t> groups(round.prompts.size());
-    std::iota(groups.begin(), groups.end(), int64_t{0});
+    std::vector<int64_t> groups = count_up(std::ssize(round.prompts));
     if (config.dynamic_sampling) {
       const bool soft = config.truncated == Truncated::soft;
       groups = within_accuracy(round, soft ? differ_by_rule : mixed_groups(round), config);
@@ -242,10 +238,7 @@ Collection collect(const std::function<Rollout()>& sample_round, const Config& c
     if (std::ssize(groups) > config.prompts_per_step - have)
       groups.resize(config.prompts_per_step - have);
     // Nothing is mixed: take the last round as it is.
-    if (groups.empty() && !kept && last) {
-      groups.resize(round.prompts.size());
-      std::iota(groups.begin(), groups.end(), int64_t{0});
-    }
+    if (groups.empty() && !kept && last) groups = count_up(std::ssize(round.prompts));
     for (const int64_t group : groups) result.kept_groups.push_back(first + group);
     if (!groups.empty()) {
       const Rollout chosen = select_prompts(round, groups);

@@ -2,6 +2,8 @@
 // Sampling: turns prompts into responses, with the log-prob of each token as it was sampled. Token
 // in, token out: text is decoded for the grader only and never encoded again [T21].
 
+#include <numeric>
+
 #include "tiny_zero/files/tokenizer.h"
 #include "tiny_zero/model.h"
 #include "tiny_zero/random.h"
@@ -32,6 +34,13 @@ struct Rollout {
   }
   const Problem& problem_of(int64_t response) const { return problems[response / group_size]; }
 };
+
+/// 0, 1, ..., size - 1: all of so many prompts or responses.
+inline std::vector<int64_t> count_up(int64_t size) {
+  std::vector<int64_t> numbers(size);
+  std::iota(numbers.begin(), numbers.end(), int64_t{0});
+  return numbers;
+}
 
 /// Told how much of a long piece of work is done.
 using OnProgress = std::function<void(int64_t done, int64_t total)>;

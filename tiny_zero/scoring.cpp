@@ -1,7 +1,6 @@
 #include "tiny_zero/scoring.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace tiny_zero {
 
@@ -29,6 +28,15 @@ ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_
   const auto tensor = [](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64); };
   return {PackedTokens::from(sequences, device), tensor(positions).to(device),
           tensor(targets).to(device), tensor(rows), tensor(columns)};
+}
+
+Tensor ScoringBatch::log_probs(const Model& model, double temperature) const {
+  const Tensor hidden = model.hidden_states(tokens);
+  return model.log_probs(hidden, positions, targets, temperature, /*with_entropy=*/false).log_probs;
+}
+
+Tensor ScoringBatch::values(const Model& critic) const {
+  return critic.values(critic.hidden_states(tokens), positions);
 }
 
 std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
@@ -59,12 +67,10 @@ template <class Score>
 Tensor score_tokens(const Model& model, const Rollout& rollout, int64_t max_tokens,
                     const Score& score) {
   const at::NoGradGuard no_grad;
-  std::vector<int64_t> all(rollout.size());
-  std::iota(all.begin(), all.end(), int64_t{0});
   Tensor table = torch::zeros_like(rollout.log_probs);
-  for (const auto& responses : micro_batches(rollout, all, max_tokens)) {
+  for (const auto& responses : micro_batches(rollout, count_up(rollout.size()), max_tokens)) {
     const ScoringBatch batch = make_scoring_batch(rollout, responses, model.device());
-    batch.put(table, score(model.hidden_states(batch.tokens), batch));
+    batch.put(table, score(batch));
   }
   return table;
 }
@@ -73,19 +79,14 @@ Tensor score_tokens(const Model& model, const Rollout& rollout, int64_t max_toke
 
 Tensor score_log_probs(const Model& model, const Rollout& rollout, double temperature,
                        int64_t max_tokens) {
-  return score_tokens(
-      model, rollout, max_tokens, [&](const Tensor& hidden, const ScoringBatch& batch) {
-        return model
-            .log_probs(hidden, batch.positions, batch.targets, temperature, /*with_entropy=*/false)
-            .log_probs;
-      });
+  return score_tokens(model, rollout, max_tokens, [&](const ScoringBatch& batch) {
+    return batch.log_probs(model, temperature);
+  });
 }
 
 Tensor score_values(const Model& critic, const Rollout& rollout, int64_t max_tokens) {
   return score_tokens(critic, rollout, max_tokens,
-                      [&](const Tensor& hidden, const ScoringBatch& batch) {
-                        return critic.values(hidden, batch.positions);
-                      });
+                      [&](const ScoringBatch& batch) { return batch.values(critic); });
 }
 
 }  // namespace tiny_zero

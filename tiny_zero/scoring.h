@@ -15,6 +15,10 @@ struct ScoringBatch {
   torch::Tensor targets;    // (N,) the response tokens
   torch::Tensor rows,
       columns;  // (N,) int64 on the CPU: the token's entry in the rollout's (B, T) tensors
+  /// Log-probs of these tokens.   @return (N,) nats
+  torch::Tensor log_probs(const Model& model, double temperature) const;
+  /// V(s_t) of these tokens.   @return (N,)
+  torch::Tensor values(const Model& critic) const;
   /// The (B, T) table's entries for these tokens.   @return (N,) on the model's device
   torch::Tensor pick(const torch::Tensor& table) const {
     return table.index({rows, columns}).to(targets.device());

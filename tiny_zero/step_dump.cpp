@@ -17,25 +17,23 @@ void StepDump::add_named(const std::string& prefix, const NamedTensors& tensors)
 void StepDump::add_rollout(const Collection& collected, const Judgement& judgement,
                            const Advantages& estimate) {
   const Rollout& rollout = collected.rollout;
+  const auto column = [](const auto& rows, const auto& member, torch::Dtype type) {
+    std::vector<double> values;
+    for (const auto& row : rows) values.push_back(std::invoke(member, row));
+    return torch::tensor(values, type);
+  };
   std::vector<Tensor> prompts;
-  std::vector<int64_t> prompt_lengths, finished(rollout.finished.begin(), rollout.finished.end());
-  std::vector<double> rewards, rule_rewards;
-  std::vector<int64_t> correct;
-  for (const Grade& grade : collected.sampled_grades) {
-    rule_rewards.push_back(grade.reward);
-    correct.push_back(grade.correct);
-  }
-  for (const auto& prompt : rollout.prompts) {
+  for (const auto& prompt : rollout.prompts)
     prompts.push_back(torch::tensor(prompt, torch::kInt64));
-    prompt_lengths.push_back(std::ssize(prompt));
-  }
-  for (const Grade& grade : rollout.grades) rewards.push_back(grade.reward);
+  const std::vector<int64_t> finished(rollout.finished.begin(), rollout.finished.end());
   add("prompt_ids", torch::pad_sequence(prompts, /*batch_first=*/true));
-  add("prompt_lengths", torch::tensor(prompt_lengths));
+  add("prompt_lengths",
+      column(
+          rollout.prompts, [](const auto& prompt) { return prompt.size(); }, torch::kInt64));
   add("response_ids", rollout.response_ids);
   add("lengths", torch::tensor(rollout.lengths));
   add("finished", torch::tensor(finished));
-  add("rewards", torch::tensor(rewards, torch::kFloat32));
+  add("rewards", column(rollout.grades, &Grade::reward, torch::kFloat32));
   add("sampled_log_probs", rollout.log_probs);
   add("shaped_rewards", judgement.rewards);
   add("loss_mask", judgement.loss_mask);
@@ -46,8 +44,8 @@ void StepDump::add_rollout(const Collection& collected, const Judgement& judgeme
   add("returns", estimate.returns);
   add("old_log_probs", judgement.old_log_probs);
   add("steps", judgement.steps);
-  add("collected_rule_rewards", torch::tensor(rule_rewards, torch::kFloat32));
-  add("collected_correct", torch::tensor(correct, torch::kInt64));
+  add("collected_rule_rewards", column(collected.sampled_grades, &Grade::reward, torch::kFloat32));
+  add("collected_correct", column(collected.sampled_grades, &Grade::correct, torch::kInt64));
   add("collected_rewards", collected.sampled_rewards);
   add("kept_groups", torch::tensor(collected.kept_groups, torch::kInt64));
 }

@@ -1,7 +1,6 @@
 #include "tiny_zero/update.h"
 
 #include <cmath>
-#include <numeric>
 
 #include "tiny_zero/methods/policy_terms.h"
 #include "tiny_zero/methods/prime.h"
@@ -18,8 +17,7 @@ using torch::Tensor;
 /// step and pass.
 std::vector<std::vector<int64_t>> split_responses(int64_t responses, int64_t parts, uint64_t seed,
                                                   int64_t step, int64_t shuffle) {
-  std::vector<int64_t> order(responses);
-  std::iota(order.begin(), order.end(), int64_t{0});
+  std::vector<int64_t> order = count_up(responses);
   if (parts > 1) {  // Fisher-Yates
     for (int64_t i = responses - 1; i > 0; --i) {
       const uint64_t bits = random_bits(seed, Stream::shuffle, step, shuffle, i);
@@ -121,7 +119,7 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
 UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgement& judgement,
                           const Advantages& estimate, const Config& config, int64_t step,
                           StepDump* dump, const OnProgress& on_progress) {
-  Tensor largest_ratio_gap;  // on the device until the end
+  Tensor largest_ratio_gap = torch::zeros({}, policy.model.device());  // stays there until the end
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
     const Tensor sampled = batch.pick(rollout.log_probs);  // (N,), as all that follow
     const Tensor advantages = batch.pick(estimate.advantages);
@@ -159,9 +157,7 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
     if (update == 0) {  // the policy is still the one that sampled
       const Tensor gap = log_probs.detach() - sampled;
       terms.add("log_prob_gap_mean", gap.abs(), 0);
-      const Tensor ratio_gap = (gap.exp() - 1).abs().max();
-      largest_ratio_gap =
-          largest_ratio_gap.defined() ? torch::maximum(largest_ratio_gap, ratio_gap) : ratio_gap;
+      largest_ratio_gap = torch::maximum(largest_ratio_gap, (gap.exp() - 1).abs().max());
     }
     if (dump) {
       const std::string prefix = "policy." + std::to_string(update) + ".";
@@ -173,7 +169,7 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
                         policy_learning_rate(config)};
   UpdateStats stats = run_updates(policy, plan, rollout, judgement.loss_mask, config, step, dump,
                                   on_progress, loss_of);
-  if (largest_ratio_gap.defined()) stats.ratio_max_deviation = largest_ratio_gap.item<double>();
+  stats.ratio_max_deviation = largest_ratio_gap.item<double>();
   return stats;
 }
 
@@ -181,8 +177,7 @@ UpdateStats update_critic(Learner& critic, const Rollout& rollout, const Judgeme
                           const Advantages& estimate, const Config& config, int64_t step,
                           StepDump* dump, const OnProgress& on_progress) {
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
-    const Tensor values =
-        critic.model.values(critic.model.hidden_states(batch.tokens), batch.positions);
+    const Tensor values = batch.values(critic.model);
     terms.add("value_loss", value_loss(values, batch.pick(judgement.values),
                                        batch.pick(estimate.returns), config.value_clip));
     if (dump) {
@@ -201,11 +196,7 @@ UpdateStats update_prm(Learner& prm, const Rollout& rollout, const Tensor& ref_l
   const Config own = prm_config(config);
   const Tensor right = right_responses(rollout).to(prm.model.device());  // (B,)
   const auto loss_of = [&](const ScoringBatch& batch, LossTerms& terms, int64_t update) {
-    const Tensor log_probs =
-        prm.model
-            .log_probs(prm.model.hidden_states(batch.tokens), batch.positions, batch.targets,
-                       /*temperature=*/1, /*with_entropy=*/false)
-            .log_probs;
+    const Tensor log_probs = batch.log_probs(prm.model, /*temperature=*/1);
     // A micro-batch holds whole responses, so it has all tokens of each sum.
     const Tensor rows = batch.rows.to(right.device()),
                  rewards = implicit_rewards(log_probs, batch.pick(ref_log_probs), own.prime_beta),

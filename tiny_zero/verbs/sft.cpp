@@ -1,7 +1,6 @@
 #include "tiny_zero/verbs/sft.h"
 
 #include <iostream>
-#include <numeric>
 
 #include "tiny_zero/random.h"
 #include "tiny_zero/scoring.h"
@@ -108,17 +107,13 @@ void sft(const Config& config, const Settings& settings) {
         std::exchange(training.cursor, std::min(training.cursor + config.sft_batch, total));
     const Rollout batch =
         take_examples(examples, first, training.cursor, static_cast<uint64_t>(config.seed));
-    std::vector<int64_t> all(batch.size());
-    std::iota(all.begin(), all.end(), int64_t{0});
     double loss = 0;
-    for (const auto& some : micro_batches(batch, all, config.tokens_per_micro_batch)) {
+    for (const auto& some :
+         micro_batches(batch, count_up(batch.size()), config.tokens_per_micro_batch)) {
       const ScoringBatch part = make_scoring_batch(batch, some, device);
-      const auto scores =
-          learner.model.log_probs(learner.model.hidden_states(part.tokens), part.positions,
-                                  part.targets, /*temperature=*/1.0, /*with_entropy=*/false);
       // A share of the mean over all response tokens of the update, whatever the micro-batches.
-      const torch::Tensor share =
-          -scores.log_probs.sum() / static_cast<double>(batch.response_tokens());
+      const torch::Tensor share = -part.log_probs(learner.model, /*temperature=*/1).sum() /
+                                  static_cast<double>(batch.response_tokens());
       share.backward();
       loss += share.item<double>();
       training.tokens += part.tokens.count();
