@@ -9,6 +9,22 @@
 
 namespace tiny_zero {
 
+std::string pass_rate_lines(const std::vector<Problem>& problems,
+                            const std::vector<int64_t>& numbers, const std::vector<double>& rates,
+                            int64_t samples) {
+  std::string lines;
+  for (size_t p = 0; p < problems.size(); ++p) {
+    const auto& [prompt, gold, tags] = problems[p];
+    const Json line = {{"problem", numbers[p]},
+                       {"prompt", prompt},
+                       {"gold", gold},
+                       {"pass_rate", rates[p]},
+                       {"samples", samples}};
+    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
+  }
+  return lines;
+}
+
 ChosenProblems::ChosenProblems(const Config& config, const Task& task)
     : task_(task), seed_(static_cast<uint64_t>(config.seed)) {
   const std::string& name = config.pass_rates;

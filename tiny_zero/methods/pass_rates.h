@@ -7,6 +7,12 @@ namespace tiny_zero {
 
 struct Config;
 
+/// The file that ChosenProblems reads, from the right share of `samples` responses to each problem.
+/// @param numbers  as the task counts the problems
+std::string pass_rate_lines(const std::vector<Problem>& problems,
+                            const std::vector<int64_t>& numbers, const std::vector<double>& rates,
+                            int64_t samples);
+
 /// The task with only those training problems whose pass rate, as the file config.pass_rates has
 /// it, lies from min_pass_rate to max_pass_rate, both included; in a new seeded order each epoch.
 /// Without a file it is the task itself. A rate is k right of n samples, so limits that exclude

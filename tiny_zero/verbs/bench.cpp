@@ -19,8 +19,7 @@ void synchronise(const torch::Device& device) {
 }
 
 double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2),
-                   values.end());
+  std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
 
@@ -35,8 +34,7 @@ double matmul_rate(const torch::Device& device, torch::Dtype type) {
     Stopwatch watch;
     const auto c = a.mm(b);
     synchronise(device);
-    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) *
-                              static_cast<double>(n) / watch.lap());
+    best = std::max(best, 2.0 * n * n * n / watch.lap());
   }
   return best;
 }
@@ -50,7 +48,7 @@ void bench(Config config) {
   ModelConfig shape = ModelConfig::from_settings(config, config.bench_vocab);
   shape.max_positions =
       std::max(config.max_positions, config.prompt_tokens + config.response_tokens);
-  const auto seed = static_cast<uint64_t>(config.seed);
+  const uint64_t seed = config.seed;
   Learner learner(Model(shape, Head::language_model, seed, device), config);
   Model& model = learner.model;
   const torch::Dtype type = to_dtype(config.compute_type);
@@ -59,12 +57,9 @@ void bench(Config config) {
                           config.rollout_batch, seed});
 
   std::vector<std::vector<int64_t>> prompts(config.prompts_per_step);
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    for (int64_t t = 0; t < config.prompt_tokens; ++t) {
-      prompts[p].push_back(static_cast<int64_t>(random_bits(seed, Stream::shuffle, p, t) %
-                                                static_cast<uint64_t>(config.bench_vocab)));
-    }
-  }
+  for (size_t p = 0; p < prompts.size(); ++p)
+    for (int64_t t = 0; t < config.prompt_tokens; ++t)
+      prompts[p].push_back(random_bits(seed, Stream::shuffle, p, t) % config.bench_vocab);
   std::vector<double> rollout_s, update_s;
   for (int64_t step = 0; step <= config.bench_steps; ++step) {  // the first warms up
     synchronise(device);
@@ -82,15 +77,12 @@ void bench(Config config) {
       update_s.push_back(watch.lap());
     }
   }
-  const auto responses = static_cast<double>(config.prompts_per_step * config.group_size);
-  const double rollout_rate =
-      responses * static_cast<double>(config.response_tokens) / median(rollout_s);
-  const double update_rate = responses *
-                             static_cast<double>(config.prompt_tokens + config.response_tokens) /
-                             median(update_s);
+  const int64_t responses = config.prompts_per_step * config.group_size;
+  const int64_t all_tokens = config.prompt_tokens + config.response_tokens;
+  const double rollout_rate = responses * config.response_tokens / median(rollout_s);
+  const double update_rate = responses * all_tokens / median(update_s);
   // Matrix products only, without attention: 2 FLOP per weight and token forward, 4 backward.
-  const double weights = static_cast<double>(model.parameters().numel());
-  const double peak = matmul_rate(device, type);
+  const double weights = model.parameters().numel(), peak = matmul_rate(device, type);
   std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");
   std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate,
               100 * rollout_rate * 2 * weights / peak);

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "tiny_zero/methods/pass_rates.h"
 #include "tiny_zero/rollout.h"
 #include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
@@ -14,17 +15,17 @@
 namespace tiny_zero {
 namespace {
 
-Json to_json(const Estimate& estimate) {
-  return {{"mean", estimate.mean}, {"low", estimate.low}, {"high", estimate.high}};
+Json estimate_json(const std::vector<double>& values, int64_t samples) {
+  const auto [mean, low, high] = estimate_mean(values, samples);
+  return {{"mean", mean}, {"low", low}, {"high", high}};
 }
 
 /// Whether the majority answer of a problem's responses is right.
 bool majority_is_right(const Task& task, const Rollout& rollout, int64_t first, int64_t count) {
   std::vector<std::string> answers;
-  for (int64_t i = first; i < first + count; ++i) {
+  for (int64_t i = first; i < first + count; ++i)
     answers.push_back(
         rollout.grades[i].answered ? task.answer(rollout.problem_of(i), rollout.texts[i]) : "");
-  }
   const int64_t winner = majority(task, answers);
   return winner >= 0 && rollout.grades[first + winner].correct;
 }
@@ -39,16 +40,15 @@ struct Measure {
 /// The measures over the problems of each tag: {"level 3": {"problems": 20, "accuracy": {...}}}.
 Json estimates_by_tag(const std::vector<Problem>& problems, const std::vector<Measure>& measures) {
   std::map<std::string, std::vector<size_t>> members;
-  for (size_t p = 0; p < problems.size(); ++p) {
+  for (size_t p = 0; p < problems.size(); ++p)
     for (const auto& tag : problems[p].tags) members[tag].push_back(p);
-  }
   Json result = Json::object();
   for (const auto& [tag, indices] : members) {
     result[tag]["problems"] = indices.size();
     for (const auto& [name, values, samples] : measures) {
       std::vector<double> of_tag;
       for (const size_t p : indices) of_tag.push_back(values[p]);
-      result[tag][name] = to_json(estimate_mean(of_tag, samples));
+      result[tag][name] = estimate_json(of_tag, samples);
     }
   }
   return result;
@@ -57,11 +57,6 @@ Json estimates_by_tag(const std::vector<Problem>& problems, const std::vector<Me
 void print_estimate(const std::string& name, const Json& value, const std::string& note = "") {
   std::printf("%-34s %6.3f   [%.3f, %.3f]%s\n", name.c_str(), value["mean"].get<double>(),
               value["low"].get<double>(), value["high"].get<double>(), note.c_str());
-}
-
-Json rate(int64_t hits, int64_t trials) {
-  const auto value = static_cast<double>(hits) / static_cast<double>(trials);
-  return {{"rate", trials > 0 ? Json(value) : Json()}, {"hits", hits}, {"trials", trials}};
 }
 
 /// Rates over all responses of a rollout: the flags of the grades, loops and the task's tallies.
@@ -78,12 +73,14 @@ Json rates(const Task& task, const Rollout& rollout) {
     for (auto& tally : task.diagnose(rollout.problem_of(i), rollout.texts[i]))
       own.push_back(std::move(tally));
     total.resize(own.size());
-    for (size_t j = 0; j < own.size(); ++j) {
+    for (size_t j = 0; j < own.size(); ++j)
       total[j] = {own[j].name, total[j].hits + own[j].hits, total[j].trials + own[j].trials};
-    }
   }
   Json result = Json::object();
-  for (const auto& [name, hits, trials] : total) result[name] = rate(hits, trials);
+  for (const auto& [name, hits, trials] : total) {
+    const Json rate = trials > 0 ? Json(1.0 * hits / trials) : Json();
+    result[name] = {{"rate", rate}, {"hits", hits}, {"trials", trials}};
+  }
   return result;
 }
 
@@ -142,7 +139,7 @@ std::vector<Problem> distinct_problems(const Task& task, Split split, int64_t wa
 }
 
 Estimate estimate_mean(const std::vector<double>& values, int64_t samples) {
-  const auto n = static_cast<double>(values.size()), total = n * static_cast<double>(samples);
+  const double n = values.size(), total = n * samples;
   double mean = 0, squares = 0;
   for (const double value : values) mean += value / n;
   for (const double value : values) squares += (value - mean) * (value - mean);
@@ -163,8 +160,7 @@ Estimate estimate_mean(const std::vector<double>& values, int64_t samples) {
 double pass_at_k(int64_t n, int64_t c, int64_t k) {
   if (n - c < k) return 1.0;
   double all_wrong = 1.0;
-  for (int64_t i = n - c + 1; i <= n; ++i)
-    all_wrong *= 1.0 - static_cast<double>(k) / static_cast<double>(i);
+  for (int64_t i = n - c + 1; i <= n; ++i) all_wrong *= 1.0 - 1.0 * k / i;
   return 1.0 - all_wrong;
 }
 
@@ -188,12 +184,9 @@ int64_t majority(const Task& task, const std::vector<std::string>& answers) {
     const auto same = [&](const auto& group) {
       return task.same_answer(answers[group.first], answers[i]);
     };
-    const auto group = std::find_if(groups.begin(), groups.end(), same);
-    if (group == groups.end()) {
-      groups.emplace_back(i, 1);
-    } else {
-      ++group->second;
-    }
+    auto group = std::find_if(groups.begin(), groups.end(), same);
+    if (group == groups.end()) group = groups.insert(group, {i, 0});
+    ++group->second;
   }
   const auto most =
       std::max_element(groups.begin(), groups.end(),
@@ -242,9 +235,9 @@ Json evaluate(const Config& config, const Task& task) {
   std::map<int64_t, std::vector<double>> passes;  // k -> per problem
   for (int64_t p = 0; p < num_problems; ++p) {
     int64_t right = 0;
-    for (int64_t i = p * k; i < (p + 1) * k; ++i) right += sampled.grades[i].correct ? 1 : 0;
-    averages.push_back(static_cast<double>(right) / static_cast<double>(k));
-    majorities.push_back(majority_is_right(task, sampled, p * k, k) ? 1 : 0);
+    for (int64_t i = p * k; i < (p + 1) * k; ++i) right += sampled.grades[i].correct;
+    averages.push_back(1.0 * right / k);
+    majorities.push_back(majority_is_right(task, sampled, p * k, k));
     for (int64_t j = 2; j <= k; j *= 2) passes[j].push_back(pass_at_k(k, right, j));
   }
   measures.push_back({"accuracy", averages, k});  // avg@k
@@ -255,37 +248,31 @@ Json evaluate(const Config& config, const Task& task) {
   if (config.greedy) {
     const Rollout best = run(/*temperature=*/0.0, 1, Stream::greedy);
     std::vector<double> right;
-    for (const auto& grade : best.grades) right.push_back(grade.correct ? 1 : 0);
+    for (const auto& grade : best.grades) right.push_back(grade.correct);
     measures.push_back({"greedy", right, 1});
     all_rates["greedy repeats"] = rates(task, best)["repeats"];
   }
   for (const auto& [name, values, samples] : measures)
-    report[name] = to_json(estimate_mean(values, samples));
+    report[name] = estimate_json(values, samples);
   report["by_tag"] = estimates_by_tag(problems, measures);
   report["reward_mean"] = sampled.rewards.mean().item<double>();
-  report["response_tokens_mean"] =
-      static_cast<double>(sampled.response_tokens()) / static_cast<double>(sampled.size());
+  report["response_tokens_mean"] = 1.0 * sampled.response_tokens() / sampled.size();
   report["rates"] = all_rates;
   report["seconds"] = watch.lap();
   progress.clear();
 
   if (config.json != "-") {
     for (const auto& [name, value] : report.items()) {
-      if (value.is_object() && value.contains("mean")) {
-        print_estimate(name, value);
-      } else if (value.is_number_float()) {
-        std::printf("%-34s %6.3f\n", name.c_str(), value.get<double>());
-      }
+      if (value.is_object() && value.contains("mean")) print_estimate(name, value);
+      if (value.is_number_float()) std::printf("%-34s %6.3f\n", name.c_str(), value.get<double>());
     }
-    for (const auto& [tag, estimates] : report["by_tag"].items()) {
+    for (const auto& [tag, estimates] : report["by_tag"].items())
       print_estimate(measures[0].name + ", " + visible(tag), estimates[measures[0].name],
                      "   (" + estimates["problems"].dump() + " problems)");
-    }
-    for (const auto& [name, rate] : report["rates"].items()) {
+    for (const auto& [name, rate] : report["rates"].items())
       std::printf("%-34s %6s   (%ld of %ld)\n", name.c_str(),
                   rate["rate"].is_null() ? "-" : rate["rate"].dump().substr(0, 5).c_str(),
                   rate["hits"].get<long>(), rate["trials"].get<long>());
-    }
   }
   const std::string figures = report.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
   if (config.json == "-") std::cout << figures;
@@ -303,16 +290,7 @@ Json evaluate(const Config& config, const Task& task) {
     lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
   }
   replace_text(config.responses, lines);
-  lines.clear();
-  for (int64_t p = 0; p < num_problems; ++p) {
-    const Json line = {{"problem", numbers[p]},
-                       {"prompt", problems[p].prompt},
-                       {"gold", problems[p].gold},
-                       {"pass_rate", averages[p]},
-                       {"samples", k}};
-    lines += line.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
-  }
-  replace_text(config.pass_rates, lines);
+  replace_text(config.pass_rates, pass_rate_lines(problems, numbers, averages, k));
   return report;
 }
 

@@ -36,16 +36,15 @@ void NextTokenTraining::run(Learner& learner, RunDirectory& directory, const Con
                                ": the gradient is not finite; a lower learning rate may help");
     loss_sum += loss;
     if (++update % log_every == 0) {
-      const double speed = std::round(static_cast<double>(tokens - timed_tokens) / watch.lap());
-      const double mean_loss = std::exchange(loss_sum, 0.0) / static_cast<double>(log_every);
+      const double speed = std::round((tokens - timed_tokens) / watch.lap());
+      const double mean_loss = std::exchange(loss_sum, 0.0) / log_every;
       timed_tokens = tokens;
       const Json line = {{"step", update},      {"tokens", tokens},  {"loss", mean_loss},
                          {"lr", learning_rate}, {"grad_norm", norm}, {"tokens_per_s", speed}};
       directory.log_metrics(line);
-      char text[100];
-      std::snprintf(text, sizeof text, "update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s",
-                    static_cast<long>(update), static_cast<long>(tokens), mean_loss, speed);
-      if (update % (10 * log_every) == 0) progress.print(text);
+      if (update % (10 * log_every) == 0)
+        progress.print(format("update %5ld  %8ld tokens  loss %.3f  %.0f tokens/s", update, tokens,
+                              mean_loss, speed));
     }
     progress.show(done);
     const bool stop = interrupted();  // asked once, so that what is said is what was done

@@ -105,32 +105,28 @@ std::string chat_prompt(ChatTemplate chat, const std::string& prompt) {
 void tokenize(const Config& config) {
   const Tokenizer tokenizer = Tokenizer::from_file(model_directory(config) / "tokenizer.json");
   for_each_line(config.on_error, [&](const Json& line, int64_t) {
-    if (config.decode) {
+    if (config.decode)
       print({{"text", tokenizer.decode(read_ids(line, "ids"))}});
-    } else {
+    else
       print({{"ids", tokenizer.encode(text_of(line, "text"))}});
-    }
   });
 }
 
 void score(const Config& config) {
   const auto [tokenizer, model] = load_model(config);
-  const auto act = [&, &tokenizer = tokenizer, &model = model](const Json& line, int64_t) {
+  for_each_line(config.on_error, [&](const Json& line, int64_t) {
     const bool has_ids = line.contains("prompt_ids");
     const Ids prompt =
         has_ids ? read_ids(line, "prompt_ids")
                 : tokenizer.encode_prompt(chat_prompt(config.chat, text_of(line, "prompt")));
     const Ids ids =
         has_ids ? read_ids(line, "response_ids") : tokenizer.encode(text_of(line, "response"));
-    const auto length = static_cast<int64_t>(ids.size()),
-               all = length + static_cast<int64_t>(prompt.size());
-    if (prompt.empty() || ids.empty() || all > model.config().max_positions) {
-      throw std::invalid_argument("prompt and response have " + std::to_string(all) +
-                                  " tokens, want at least one each and at most " +
-                                  std::to_string(model.config().max_positions));
-    }
-    for (const Ids& part : {prompt, ids})
-      tokenizer.decode(part);  // throws for an id that is no token
+    const int64_t length = std::ssize(ids), all = length + std::ssize(prompt);
+    if (prompt.empty() || ids.empty() || all > model.config().max_positions)
+      throw std::invalid_argument(c10::str("prompt and response have ", all,
+                                           " tokens, want at least one each and at most ",
+                                           model.config().max_positions));
+    for (const Ids& part : {prompt, ids}) tokenizer.decode(part);  // throws for what is no token
     Rollout rollout;
     rollout.prompts = {prompt};
     rollout.lengths = {length};
@@ -138,8 +134,7 @@ void score(const Config& config) {
     rollout.log_probs = torch::zeros({1, length});
     const auto log_probs = score_log_probs(model, rollout, config.temperature, all);
     print({{"ids", ids}, {"log_probs", row_of(log_probs, 0, length)}});
-  };
-  for_each_line(config.on_error, act);
+  });
 }
 
 namespace {
@@ -162,7 +157,7 @@ void answer_problems(const Config& config, const Task& task, const LoadedModel& 
     for (int64_t p = 0; p < end - begin; ++p) {
       const auto grades = std::span(rollout.grades).subspan(p * config.samples, config.samples);
       const auto right = std::count_if(grades.begin(), grades.end(), std::mem_fn(&Grade::correct));
-      const double rate = static_cast<double>(right) / static_cast<double>(config.samples);
+      const double rate = 1.0 * right / config.samples;
       if (rate < config.min_pass_rate || rate > config.max_pass_rate) continue;
       std::set<std::string> seen;
       for (int64_t i = p * config.samples; i < (p + 1) * config.samples; ++i) {
@@ -192,8 +187,7 @@ void generate(const Config& config, const Task& task) {
   const auto& [tokenizer, model] = loaded;
   auto options = sampling_options(config, config.temperature, Stream::generation);
   if (config.problems > 0) return answer_problems(config, task, loaded, options);
-  const auto sample = [&, &tokenizer = tokenizer, &model = model](const Problem& problem,
-                                                                  int64_t samples, int64_t call) {
+  const auto sample = [&](const Problem& problem, int64_t samples, int64_t call) {
     return Sampler(model, options).sample(tokenizer, {problem}, samples, call);
   };
   const auto as_problem = [&](const std::string& prompt) {
@@ -201,9 +195,8 @@ void generate(const Config& config, const Task& task) {
   };
   if (!config.prompt.empty()) {
     std::string waiting;  // a character that has only begun
-    options.on_token = [&, &tokenizer = tokenizer, &ends = model.config().end_ids](int64_t,
-                                                                                   int64_t id) {
-      if (std::find(ends.begin(), ends.end(), id) != ends.end()) return;
+    options.on_token = [&](int64_t, int64_t id) {
+      if (std::ranges::count(model.config().end_ids, id) > 0) return;
       waiting += tokenizer.decode({&id, 1});
       const size_t whole = whole_characters(waiting);
       std::cout << visible(waiting.substr(0, whole)) << std::flush;
@@ -217,10 +210,9 @@ void generate(const Config& config, const Task& task) {
   } else if (config.problem >= 0) {
     Rollout rollout = sample(task.problem(Split::test, config.problem), config.samples, /*call=*/0);
     grade(task, rollout);
-    for (int64_t i = 0; i < rollout.size(); ++i) {
+    for (int64_t i = 0; i < rollout.size(); ++i)
       std::cout << visible(rollout.problem_of(i).prompt + rollout.texts[i]) << "\nreward "
                 << rollout.grades[i].reward << '\n';
-    }
   } else {
     for_each_line(config.on_error, [&](const Json& line, int64_t) {
       const auto prompt = text_of(line, "prompt");
@@ -274,12 +266,11 @@ void decontaminate(const Config& config) {
   std::ifstream file = open_text(config.against, "against wants the test problems as JSON Lines");
   std::unordered_map<std::string, int64_t> tested;  // ten words -> a line that holds them
   int64_t read = 0, dropped = 0;
-  for_each_line(
-      OnError::stop,  // a test problem left out would let its copies through
-      [&](const Json& line, int64_t number) {
-        for (auto& words : ten_grams(text(line))) tested.emplace(std::move(words), number);
-      },
-      file, config.against);
+  const auto remember = [&](const Json& line, int64_t number) {
+    for (auto& words : ten_grams(text(line))) tested.emplace(std::move(words), number);
+  };
+  // Whatever on-error says: a test problem left out would let its copies through.
+  for_each_line(OnError::stop, remember, file, config.against);
   const int64_t failed = for_each_line(config.on_error, [&](const Json& line, int64_t number) {
     const auto grams = ten_grams(text(line));
     ++read;
@@ -307,10 +298,9 @@ void export_model(const Config& config) {
   model.save(to, to_dtype(config.export_type));
   write_side_files(to, side_files);
   std::cout << "model in " << to.string() << std::endl;
-  if (!model.config().known_elsewhere()) {
+  if (!model.config().known_elsewhere())
     std::cout << "note: its model_type " << model.config().family
               << " is this program's own; transformers and vLLM will refuse it" << std::endl;
-  }
 }
 
 }  // namespace tiny_zero

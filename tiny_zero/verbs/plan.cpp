@@ -10,17 +10,14 @@
 
 #include "tiny_zero/files/run_directory.h"
 #include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {
 namespace {
 
 constexpr double kGiB = 1 << 30;
 
-std::string human(double bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f GiB", bytes / kGiB);
-  return text;
-}
+std::string human(double bytes) { return format("%.2f GiB", bytes / kGiB); }
 
 /// config.memory in bytes. If that is empty, the free memory of the device; on the CPU with what
 /// this process already holds.
@@ -29,9 +26,8 @@ double available_memory(const Config& config, double resident) {
   char unit[4] = "";
   if (std::sscanf(config.memory.c_str(), "%lf %3s", &number, unit) == 2 && number > 0) {
     for (const auto& [name, bytes] :
-         {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}}) {
+         {std::pair{"GiB", kGiB}, {"MiB", kGiB / 1024}, {"GB", 1e9}, {"MB", 1e6}})
       if (std::string(name) == unit) return number * bytes;
-    }
   }
   if (!config.memory.empty())
     throw std::invalid_argument("gpu-memory is \"" + config.memory +
@@ -39,9 +35,8 @@ double available_memory(const Config& config, double resident) {
   const torch::Device device(config.device);
   if (device.is_cuda()) {
     torch::zeros({1}, torch::device(device));  // wakes the allocator
-    return static_cast<double>(c10::getDeviceAllocator(device.type())
-                                   ->getMemoryInfo(std::max<int>(0, device.index()))
-                                   .first);
+    const int index = std::max<int>(0, device.index());
+    return c10::getDeviceAllocator(device.type())->getMemoryInfo(index).first;
   }
   std::ifstream file("/proc/meminfo");
   std::string word;
@@ -54,58 +49,46 @@ double resident_memory() {
   std::ifstream file("/proc/self/statm");
   double all = 0, pages = 0;
   file >> all >> pages;
-  return pages * static_cast<double>(sysconf(_SC_PAGESIZE));
+  return pages * sysconf(_SC_PAGESIZE);
 }
 
 }  // namespace
 
 MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t longest_prompt) {
-  const bool own_critic = config.has_own_critic();
-  const auto count = [&](Head head) {
-    return static_cast<double>(Model(shape, head, torch::kMeta).parameters().numel());
-  };
-  const double policy = count(config.has_shared_critic() ? Head::both : Head::language_model);
-  const double critic = own_critic ? count(Head::value) : 0;
-  const double prm = config.has_prm() ? count(Head::language_model) : 0;
+  const bool own_critic = config.has_own_critic(), adapted = config.lora_rank > 0;
+  const auto count = [](const Model& model) -> double { return model.parameters().numel(); };
+  const auto model = [&](Head head) { return Model(shape, head, torch::kMeta); };
+  const double plain = count(model(Head::language_model));
+  const double policy = config.has_shared_critic() ? count(model(Head::both)) : plain;
+  const double critic = own_critic ? count(model(Head::value)) : 0;
+  const double prm = config.has_prm() ? plain : 0;
   const Lora lora{config.lora_rank, config.lora_alpha, "", ""};
-  const double adapters = lora.rank == 0
-                              ? 0
-                              : static_cast<double>(Model(shape, Head::language_model, torch::kMeta)
-                                                        .with_adapters(lora, /*seed=*/0)
-                                                        .parameters()
-                                                        .numel());
-  const double trained = lora.rank > 0 ? adapters : policy;
-  const bool copied_reference = lora.rank == 0 || config.reference_every > 0;
-  const double reference =
-      config.has_reference() && copied_reference ? count(Head::language_model) : 0;
+  const double adapters = adapted ? count(model(Head::language_model).with_adapters(lora, 0)) : 0;
+  const double trained = adapted ? adapters : policy;
+  const bool copied_reference = !adapted || config.reference_every > 0;
+  const double reference = config.has_reference() && copied_reference ? plain : 0;
   const bool cuda = config.device.starts_with("cuda"),
              narrow = config.compute_type == ComputeType::bfloat16;
   const double element = narrow ? 2 : 4;
 
   const auto& [heads, kv_heads, dim] = shape.attention;
-  const auto d = static_cast<double>(shape.hidden_size), f = static_cast<double>(shape.ffn_size);
-  const double ffn = (shape.gated() ? 3 : 2) * f;  // what the backward pass keeps of it
-  const auto layers = static_cast<double>(shape.num_layers),
-             vocab = static_cast<double>(shape.vocab_size);
-  const auto width = static_cast<double>(shape.attention.qkv_width()),
-             attended = static_cast<double>(heads * dim),
-             kv_width = static_cast<double>(kv_heads * dim);
+  const double d = shape.hidden_size, layers = shape.num_layers, vocab = shape.vocab_size;
+  const double ffn = (shape.gated() ? 3 : 2) * shape.ffn_size;  // kept for the backward pass
+  const double width = shape.attention.qkv_width(), attended = heads * dim,
+               kv_width = kv_heads * dim;
 
   // With adapters: W + B A of all matrices, for sampling, and kept for the backward pass.
-  const double matrices = layers * d * (width + attended + (shape.gated() ? 3 : 2) * f);
-  const double merged = lora.rank > 0 && !narrow ? 4 * matrices : 0;
+  const double merged = adapted && !narrow ? 4 * layers * d * (width + attended + ffn) : 0;
 
   // Sampling: the KV cache of every row; the prompts' keys and values before they are copied into
   // it; the logits of this token and the next.
   const int64_t groups = std::clamp<int64_t>(config.rollout_batch / config.group_size, 1,
                                              std::max<int64_t>(1, config.prompts_per_step));
-  const auto rows = static_cast<double>(groups * config.group_size),
-             prompt = static_cast<double>(longest_prompt);
+  const double rows = groups * config.group_size, prompt = longest_prompt;
   const int64_t longest = longest_prompt + config.max_response_tokens;
-  const double cache =
-      layers * rows * 2 * kv_width * static_cast<double>((longest + 15) / 16 * 16) * element;
+  const double cache = layers * rows * 2 * kv_width * ((longest + 15) / 16 * 16) * element;
   const double sampling = rows * prompt * (width + 4 * kv_width) * element + rows * vocab * 20 +
-                          static_cast<double>(groups) * prompt * (ffn + width + 4 * d) * element;
+                          groups * prompt * (ffn + width + 4 * d) * element;
 
   // Update: what the backward pass keeps of each layer (the inputs of two norms and four products,
   // q, k and v), plus the larger of two: the logits of one chunk with the embedding's gradient, or
@@ -113,16 +96,15 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const int64_t parts =
       own_critic ? std::min(config.mini_batches, config.critic_mini_batches) : config.mini_batches;
   const int64_t mini_batch = (config.prompts_per_step * config.group_size + parts - 1) / parts;
-  const auto tokens = static_cast<double>(
-      std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest));
-  const double responses =
-      tokens * static_cast<double>(config.max_response_tokens) / static_cast<double>(longest);
-  double per_token = 4 * d + width + attended + static_cast<double>(heads) + ffn;
+  const double tokens =
+      std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest);
+  const double responses = tokens * config.max_response_tokens / longest;
+  double per_token = 4 * d + width + attended + heads + ffn;
   if (shape.qk_norm()) per_token += attended + kv_width;
   // The reference implementation keeps more than the fused kernels: LibTorch's GELU and LayerNorm,
   // as measured, and everything in bfloat16 or on a GPU.
   if (!shape.gated()) per_token += (shape.all_bias() ? 4 : 2) * d;
-  if (narrow || cuda) per_token += 12 * d / element + 4 * attended + f;
+  if (narrow || cuda) per_token += 12 * d / element + 4 * attended + shape.ffn_size;
   // Fragmentation, measured: tensors have other sizes in each micro-batch.
   constexpr double kGaps = 1.1;
   const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
@@ -167,40 +149,34 @@ MemoryPlan plan_memory(const Config& config, const Task& task, const Tokenizer& 
   const auto halve = [](int64_t& value, int64_t least) {
     return value > least && (value = std::max(value / 2, least));
   };
+  const auto change = [](auto& value, auto to) { return std::exchange(value, to) != to; };
+  const int64_t longest = longest_prompt + config.max_response_tokens;
+  const bool can_share = config.has_own_critic() && config.critic_warmup_steps == 0;
   const std::function<bool()> changes[] = {
-      [&] {
-        return halve(smaller.tokens_per_micro_batch, longest_prompt + config.max_response_tokens);
-      },
+      [&] { return halve(smaller.tokens_per_micro_batch, longest); },
       [&] { return halve(smaller.rollout_batch, config.group_size); },
-      [&] {
-        return std::exchange(smaller.compute_type, ComputeType::bfloat16) != ComputeType::bfloat16;
-      },
-      [&] {
-        const bool possible = smaller.has_own_critic() && smaller.critic_warmup_steps == 0;
-        if (possible) smaller.critic = CriticNetwork::shared;
-        return possible;
-      },
-      [&] { return std::exchange(smaller.kl, KlPlacement::none) != KlPlacement::none; }};
-  for (const auto& change : changes) {
-    while (plan_memory(shape, smaller, longest_prompt).total > plan.available && change()) continue;
-  }
-  if (plan_memory(shape, smaller, longest_prompt).total > plan.available) return plan;
+      [&] { return change(smaller.compute_type, ComputeType::bfloat16); },
+      [&] { return can_share && change(smaller.critic, CriticNetwork::shared); },
+      [&] { return change(smaller.kl, KlPlacement::none); }};
+  const auto fits = [&] {
+    return plan_memory(shape, smaller, longest_prompt).total <= plan.available;
+  };
+  for (const auto& next : changes)
+    while (!fits() && next()) continue;
+  if (!fits()) return plan;
   Config original = config;
   const Settings before = original.settings(), after = smaller.settings();
-  for (const auto& setting : after) {
+  for (const auto& setting : after)
     if (setting.get() != before.find(setting.name).get())
       plan.remedy += " --" + setting.name + " " + setting.get();
-  }
   return plan;
 }
 
 std::string show(const MemoryPlan& plan) {
   std::printf("%-34s %12s\n", "memory for", "planned");
-  for (const auto& row : plan.rows) {
-    if (row.bytes > 0)
-      std::printf("%-34s %12s%s\n", row.name.c_str(), human(row.bytes).c_str(),
-                  row.transient ? " *" : "");
-  }
+  for (const auto& [name, bytes, transient] : plan.rows)
+    if (bytes > 0)
+      std::printf("%-34s %12s%s\n", name.c_str(), human(bytes).c_str(), transient ? " *" : "");
   std::printf("%-34s %12s   (* one phase at a time) of %s\n\n", "peak", human(plan.total).c_str(),
               human(plan.available).c_str());
   std::fflush(stdout);

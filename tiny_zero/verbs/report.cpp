@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "tiny_zero/settings/config.h"
+#include "tiny_zero/settings/progress.h"
 
 namespace tiny_zero {
 namespace {
@@ -38,21 +39,18 @@ Json figures(const Json& evaluation) {
 /// Moving average of a metric over 2 radius + 1 steps: one step has few problems, so it is noisy.
 std::vector<double> smooth(const std::vector<Json>& metrics, const char* name, int64_t radius) {
   std::vector<double> result;
-  const auto steps = static_cast<int64_t>(metrics.size());
+  const int64_t steps = std::ssize(metrics);
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t first = std::max<int64_t>(0, i - radius), last = std::min(steps - 1, i + radius);
     double sum = 0;
     for (int64_t j = first; j <= last; ++j) sum += metrics[j].at(name).get<double>();
-    result.push_back(std::round(sum / static_cast<double>(last - first + 1) * 1e4) / 1e4);
+    result.push_back(std::round(sum / (last - first + 1) * 1e4) / 1e4);
   }
   return result;
 }
 
 std::string cell(const Json& value) {
-  char text[32];
-  std::snprintf(text, sizeof text, value.is_number() ? "%.3f" : "-",
-                value.is_number() ? value.get<double>() : 0.0);
-  return text;
+  return value.is_number() ? format("%.3f", value.get<double>()) : "-";
 }
 
 /// The first problem that the base model gets wrong and that the trained one gets right by
@@ -81,11 +79,10 @@ bool print_range(const std::vector<Json>& earlier, const Json& figures_after) {
     const double margin = kNoise * (high > 1.5 ? high : 1.0);  // tokens: in proportion
     const double value = figures_after.at(name).get<double>();
     const bool fits = value >= low - margin && value <= high + margin;
+    const char* const where = fits ? "inside" : value > high ? "above" : "below";
     std::printf("  %-18s %8.3f   [%.3f, %.3f]  %s\n", name, value, low - margin, high + margin,
-                fits           ? "inside"
-                : value > high ? "above"
-                               : "below");
-    inside = inside && fits;
+                where);
+    inside &= fits;
   }
   return inside;
 }
@@ -104,10 +101,9 @@ void report(const Config& config) {
   const Json before = read("before.json"), after = read("after.json");
 
   std::printf("\n%-34s %10s %10s\n", "on problems never trained on", "before", "after");
-  for (const auto& [name, value] : before.items()) {
+  for (const auto& [name, value] : before.items())
     std::printf("%-34s %10s %10s\n", name.c_str(), cell(value).c_str(),
                 cell(after.value(name, Json())).c_str());
-  }
 
   const size_t problem =
       pick_problem(read_lines(directory / "before.jsonl"), read_lines(directory / "after.jsonl"));
@@ -119,7 +115,7 @@ void report(const Config& config) {
                 visible(line.at("response").get<std::string>()).c_str());
   }
 
-  const int64_t radius = std::max<int64_t>(1, static_cast<int64_t>(metrics.size()) / 30);
+  const int64_t radius = std::max<int64_t>(1, std::ssize(metrics) / 30);
   const auto accuracy = smooth(metrics, "accuracy", radius),
              tokens = smooth(metrics, "response_tokens_mean", radius),
              reflection = smooth(metrics, "reflection_rate", radius);
@@ -142,8 +138,7 @@ void report(const Config& config) {
   write_text(directory / "summary.json", summary.dump() + "\n");
   if (config.expected.empty()) return;
   const bool inside = print_range(read_lines(config.expected), after);
-  std::printf("%s\n", inside ? "The run lies in the expected range."
-                             : "The run lies outside the expected range.");
+  std::printf("The run lies %s the expected range.\n", inside ? "in" : "outside");
 }
 
 }  // namespace tiny_zero

@@ -76,12 +76,10 @@ void read_own_settings(Config& config, const Settings& settings, const cxxopts::
     const std::string now = setting.get(), was = before[setting.name];
     std::error_code no_file;
     if (now == was || (setting.identity && fs::equivalent(now, was, no_file))) continue;
-    if (setting.identity) {
-      throw std::invalid_argument(setting.name + " is \"" + was + "\" in " + own.string() + ", \"" +
-                                  now +
-                                  "\" makes another run: take another --name; or, if a file has "
-                                  "only moved, edit that line");
-    }
+    if (setting.identity)
+      throw std::invalid_argument(
+          setting.name + " is \"" + was + "\" in " + own.string() + ", \"" + now +
+          "\" makes another run: take another --name; or edit that line if only a file has moved");
     config.changes += setting.name + " = " + now + "  # was " + was + "\n";
   }
 }

@@ -23,16 +23,15 @@ std::vector<std::string> task_sections() {
 }
 
 std::vector<Verb> make_verbs() {
-  const std::vector<std::string> training{
-      "run",  "task",   "sampling", "algorithm", "advantages",
-      "loss", "critic", "prime",    "optimiser", "lora", "pass rates"};
+  const std::vector<std::string> training{"run",        "task", "sampling",  "algorithm",
+                                          "advantages", "loss", "critic",    "prime",
+                                          "optimiser",  "lora", "pass rates"};
   std::vector<Verb> verbs{
       {"pretrain",
        "make a tiny base model from the task's base text",
        {"name", "runs-dir", "seed", "device", "resume", "keep-checkpoints", "task", "base text",
         "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay", "max-grad-norm"},
        pretrain,
-       /*pipe=*/false,
        /*like_run=*/false,
        /*writes_run=*/true},
       {"sft",
@@ -40,7 +39,6 @@ std::vector<Verb> make_verbs() {
        {"name", "runs-dir", "model", "seed", "device", "compute-type", "resume", "save-every",
         "keep-checkpoints", "sft", "tokens-per-micro-batch", "optimiser"},
        [](const Config& config, const Settings& settings, const Task&) { sft(config, settings); },
-       /*pipe=*/false,
        /*like_run=*/true,
        /*writes_run=*/true},
       {"train", "reinforcement learning with a rule reward: PPO, GRPO or PRIME", training,
@@ -51,14 +49,12 @@ std::vector<Verb> make_verbs() {
          plan(config, problems);
          Trainer(config, problems, directory).run();
        },
-       /*pipe=*/false,
        /*like_run=*/false,
        /*writes_run=*/true},
       {"eval",
        "measure a model on the task's problems",
        {"model", "seed", "device", "compute-type", "task", "sampling", "evaluation", "pass-rates"},
        [](const Config& config, const Settings&, const Task& task) { evaluate(config, task); },
-       /*pipe=*/false,
        /*like_run=*/true},
       {"plan",
        "check train's settings and show the memory that they would need, and what to change if "
@@ -74,31 +70,25 @@ std::vector<Verb> make_verbs() {
        {"model", "seed", "device", "compute-type", "task", "sampling", "generation",
         "min-pass-rate", "max-pass-rate", "chat", "pipes"},
        [](const Config& config, const Settings&, const Task& task) { generate(config, task); },
-       /*pipe=*/true,
        /*like_run=*/true},
       {"score",
        "log-probs: {\"prompt\", \"response\"} or {\"prompt_ids\", \"response_ids\"} -> "
        "{\"ids\", \"log_probs\"}",
        {"model", "device", "compute-type", "temperature", "chat", "pipes"},
-       [](const Config& config, const Settings&, const Task&) { score(config); },
-       /*pipe=*/true},
+       [](const Config& config, const Settings&, const Task&) { score(config); }},
       {"tokenize",
        "text to ids and back: {\"text\"} <-> {\"ids\"}",
        {"model", "decode", "pipes"},
-       [](const Config& config, const Settings&, const Task&) { tokenize(config); },
-       /*pipe=*/true},
+       [](const Config& config, const Settings&, const Task&) { tokenize(config); }},
       {"grade",
        "judge answers: {\"gold\", \"candidate\"} or {\"gold\", \"response\"} -> {\"correct\", "
-       "\"extracted\", "
-       "\"reason\"}",
+       "\"extracted\", \"reason\"}",
        {"task", "pipes"},
-       [](const Config& config, const Settings&, const Task& task) { grade_lines(config, task); },
-       /*pipe=*/true},
+       [](const Config& config, const Settings&, const Task& task) { grade_lines(config, task); }},
       {"decontaminate",
        "drop training problems that share ten words in a row with a test problem",
        {"decontamination", "pipes"},
-       [](const Config& config, const Settings&, const Task&) { decontaminate(config); },
-       /*pipe=*/true},
+       [](const Config& config, const Settings&, const Task&) { decontaminate(config); }},
       {"export",
        "write a model for transformers or vLLM, LoRA's adapters merged in",
        {"model", "export"},
@@ -112,8 +102,9 @@ std::vector<Verb> make_verbs() {
        "compare a run's figures before and after, and with those of earlier seeds",
        {"name", "runs-dir", "report"},
        [](const Config& config, const Settings&, const Task&) { report(config); }}};
-  for (auto& [name, help, reads, run, pipe, like_run, writes_run] : verbs) {
-    if (std::find(reads.begin(), reads.end(), "task") != reads.end())
+  for (auto& [name, help, reads, run, like_run, writes_run, pipe] : verbs) {
+    pipe = std::ranges::count(reads, "pipes") > 0;
+    if (std::ranges::count(reads, "task") > 0)
       for (const auto& section : task_sections()) reads.push_back(section);
     reads.insert(reads.end(), {"threads", "show-settings"});
   }
@@ -123,9 +114,8 @@ std::vector<Verb> make_verbs() {
 void check_device(const Verb& verb, const Config& config) {
   if (config.device == "cpu" || (verb.name == "plan" && !config.memory.empty())) return;
   const int64_t count = torch::cuda::device_count();
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; ++i)
     if (config.device == "cuda" || config.device == "cuda:" + std::to_string(i)) return;
-  }
   throw std::invalid_argument(
       "device is \"" + config.device + "\", found " +
       (count == 0 ? "no CUDA device that this build can use"

@@ -14,9 +14,9 @@ struct Verb {
   std::string name, help;
   std::vector<std::string> reads;  // settings or whole sections; the tasks' come with "task"
   std::function<void(const Config&, const Settings&, const Task&)> run;
-  bool pipe = false;        // reads and writes JSON Lines, so nothing else may be printed
   bool like_run = false;    // a run's model is asked and sampled by default as it was trained
   bool writes_run = false;  // in RUNS-DIR/NAME, which is locked first; signals save it
+  bool pipe = false;        // reads "pipes": JSON Lines in and out, so nothing else may be printed
 };
 
 std::vector<Verb> make_verbs();
