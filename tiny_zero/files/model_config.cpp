@@ -167,9 +167,7 @@ void ModelConfig::to_file(const std::filesystem::path& path, torch::Dtype dtype)
                     : Json::parse(source);
   if (post_norm()) fields["residual_scale"] = residual_scale;
   fields[fields.contains("dtype") ? "dtype" : "torch_dtype"] =
-      dtype == torch::kBFloat16  ? "bfloat16"
-      : dtype == torch::kFloat16 ? "float16"
-                                 : "float32";
+      dtype == torch::kBFloat16 ? "bfloat16" : "float32";
   write_text(path, fields.dump(2) + "\n");
 }
 

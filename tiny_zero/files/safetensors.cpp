@@ -26,8 +26,7 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
     const auto wanted = type.value_or(tensor.scalar_type());
     const auto known = std::ranges::find(kTypes, wanted, [](const auto& k) { return k.second; });
     TORCH_CHECK(known != kTypes.end(), "save_safetensors: ", name, " has type ", wanted);
-    const uint64_t end =
-        offset + static_cast<uint64_t>(tensor.numel()) * torch::elementSize(wanted);
+    const uint64_t end = offset + tensor.numel() * torch::elementSize(wanted);
     header[name] = {
         {"dtype", known->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
@@ -41,8 +40,7 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
   for (const auto& [name, tensor] : tensors) {
     const torch::Tensor plain =
         tensor.detach().cpu().to(type.value_or(tensor.scalar_type())).contiguous();
-    file.write(static_cast<const char*>(plain.data_ptr()),
-               static_cast<std::streamsize>(plain.nbytes()));
+    file.write(static_cast<const char*>(plain.data_ptr()), plain.nbytes());
   }
   if (!file.flush())
     throw std::runtime_error(path.string() + ": cannot be written; is the disk full?");
@@ -50,18 +48,16 @@ void save_safetensors(const std::filesystem::path& path, const NamedTensors& ten
 
 TensorMap load_safetensors(const std::filesystem::path& path) {
   std::error_code error;
-  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  const size_t size = std::filesystem::file_size(path, error);
   if (error || size == 0)
     throw std::runtime_error(path.string() + ": cannot be opened or is empty");
   // A private mapping, so that a write by mistake never reaches the disk.
   const auto mapped = torch::from_file(path.string(), /*shared=*/false, size, torch::kUInt8);
   char* bytes = static_cast<char*>(mapped.data_ptr());
   TensorMap tensors;
-  for (const auto& stored :
-       read_safetensors_header({bytes, static_cast<size_t>(size)}, path.string())) {
+  for (const auto& stored : read_safetensors_header({bytes, size}, path.string()))
     tensors[stored.name] = torch::from_blob(
         bytes + stored.begin, stored.shape, [mapped](void*) {}, kTypes.at(stored.dtype));
-  }
   return tensors;
 }
 
@@ -86,10 +82,9 @@ TensorMap load_model_tensors(const std::filesystem::path& directory) {
     if (!all.insert(shards[shard].extract(name)).inserted)
       fail("tensor " + name + " is not in " + shard);
   }
-  for (const auto& [shard, rest] : shards) {
+  for (const auto& [shard, rest] : shards)
     if (!rest.empty())
       fail("does not list tensor " + rest.begin()->first + ", which is in " + shard);
-  }
   return all;
 }
 

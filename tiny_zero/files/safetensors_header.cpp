@@ -30,17 +30,15 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
   uint64_t header_bytes = 0;
   if (file.size() < sizeof header_bytes) fail("is too short for a safetensors file");
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
-  if (header_bytes > file.size() - sizeof header_bytes) {
+  if (header_bytes > file.size() - sizeof header_bytes)
     fail("says its header has " + std::to_string(header_bytes) + " bytes, the file has " +
          std::to_string(file.size()) + "; is it truncated?");
-  }
   const size_t data = sizeof header_bytes + header_bytes, data_bytes = file.size() - data;
   std::set<std::string> names;
   const auto notice_name = [&](int depth, json::parse_event_t event, json& name) {
     if (depth > kMaxJsonDepth) fail("its header is nested too deep");
-    if (depth == 1 && event == json::parse_event_t::key && !names.insert(name).second) {
+    if (depth == 1 && event == json::parse_event_t::key && !names.insert(name).second)
       fail("tensor " + name.get<std::string>() + " is listed twice");
-    }
     return true;
   };
   const json header =
@@ -62,10 +60,9 @@ std::vector<StoredTensor> read_safetensors_header(std::span<const char> file,
       }
       const json& offsets = entry.at("data_offsets");
       const uint64_t begin = as_size(offsets.at(0)), end = as_size(offsets.at(1));
-      if (offsets.size() != 2 || begin > end || end > data_bytes || end - begin != size) {
+      if (offsets.size() != 2 || begin > end || end > data_bytes || end - begin != size)
         fail("tensor " + name + " needs " + std::to_string(size) + " bytes, its range is " +
              offsets.dump() + " of " + std::to_string(data_bytes) + "; is the file truncated?");
-      }
       tensor.begin = data + begin;
       tensor.end = data + end;
       tensors.push_back(std::move(tensor));

@@ -38,8 +38,7 @@ Char char_at(std::string_view text, size_t position) {
   const auto* begin = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
   if (*begin < 128) return {1, *begin};
   utf8proc_int32_t code;
-  const auto bytes =
-      utf8proc_iterate(begin, static_cast<utf8proc_ssize_t>(text.size() - position), &code);
+  const auto bytes = utf8proc_iterate(begin, text.size() - position, &code);
   if (bytes <= 0) return {1, -1};
   return {static_cast<size_t>(bytes), code};
 }
@@ -264,11 +263,10 @@ class TokenizerReader {
       const Field regex = field["pattern"]["Regex"];
       field["behavior"].must_be("Isolated");
       field["invert"].may_be(false);
-      for (const char* part : {"&&", "\\h", "\\H"}) {
+      for (const char* part : {"&&", "\\h", "\\H"})
         if (regex.text().find(part) != std::string::npos)
           regex.fail(std::string("a pattern without ") + part +
                      ", which PCRE2 and Oniguruma understand differently");
-      }
       add_splitter(regex.text(), regex);
     } else {
       type.fail("\"Split\", \"Digits\" or \"ByteLevel\"");
@@ -338,10 +336,9 @@ class TokenizerReader {
       tokenizer_.added_[normalized][static_cast<uint8_t>(spelling[0])].push_back({spelling, id});
     }
     const auto length = [](const Tokenizer::AddedToken& token) { return token.text.size(); };
-    for (auto& added : tokenizer_.added_) {
+    for (auto& added : tokenizer_.added_)
       for (auto& same_first_byte : added)
         std::ranges::stable_sort(same_first_byte, std::greater(), length);
-    }
   }
 
   void read_post_processor(const Field& field) {
@@ -390,20 +387,18 @@ Tokenizer Tokenizer::from_json(std::string_view text, std::string_view name_for_
 }
 
 std::optional<int64_t> Tokenizer::token_id(std::string_view token) const {
-  for (const auto* ids : {&added_ids_, &vocab_}) {
+  for (const auto* ids : {&added_ids_, &vocab_})
     if (const auto found = ids->find(token); found != ids->end()) return found->second;
-  }
   return std::nullopt;
 }
 
 std::string Tokenizer::decode(std::span<const int64_t> ids, bool skip_special) const {
   std::string result;
   for (const int64_t id : ids) {
-    if (id < 0 || id >= std::ssize(tokens_) || !tokens_[id].exists) {
+    if (id < 0 || id >= std::ssize(tokens_) || !tokens_[id].exists)
       throw std::invalid_argument(name_ + ": no token has id " + std::to_string(id) +
                                   ", the largest is " + std::to_string(std::ssize(tokens_) - 1) +
                                   "; was a padded row of the embedding sampled?");
-    }
     if (!skip_special || !tokens_[id].special) result += tokens_[id].bytes;
   }
   return result;
@@ -492,11 +487,10 @@ std::vector<int64_t> Tokenizer::merge(std::string_view word) const {
   std::vector<Symbol> symbols(size);
   for (size_t i = 0; i < size; ++i) {
     const auto id = byte_ids_[static_cast<uint8_t>(word[i])];
-    if (!id) {
+    if (!id)
       throw std::invalid_argument(name_ + ": the vocabulary has no token for byte " +
                                   std::to_string(static_cast<uint8_t>(word[i])) + " of \"" +
                                   std::string(word.substr(0, 60)) + "\" and the file no unk_token");
-    }
     symbols[i] = {*id, i - 1, i + 1};  // the first `previous` wraps around and is never followed
   }
 
