@@ -86,14 +86,14 @@ function row(name, limit, lines) {
 }
 function complain(text) { print text; failed = 1 }
 BEGIN {
-  part("loop", 1625, "tiny_zero/((trainer|watch|rollout|scoring|advantage|loss|update|step_dump|learner|task)[.]|random[.]h)")
-  part("model", 570, "tiny_zero/(model[.]|files/model_config[.]h)")
+  part("loop", 1600, "tiny_zero/((trainer|watch|rollout|scoring|advantage|loss|update|step_dump|learner|task)[.]|random[.]h)")
+  part("model", 550, "tiny_zero/(model[.]|files/model_config[.]h)")
   part("Countdown", 850, "tasks/(countdown/|last_answer[.]|byte_tokenizer[.])")
-  part("around it", 1640, "tiny_zero/(settings/|files/(json|run_directory)[.]|metrics[.]|main[.]cpp)")
+  part("around it", 1500, "tiny_zero/(settings/|files/(json|run_directory)[.]|metrics[.]|main[.]cpp)")
   part("kernels", 1600, "tiny_zero/kernels/")
-  part("real models' files", 870, "tiny_zero/files/(tokenizer|safetensors|safetensors_header)[.]|tiny_zero/files/model_config[.]cpp")
+  part("real models' files", 850, "tiny_zero/files/(tokenizer|safetensors|safetensors_header)[.]|tiny_zero/files/model_config[.]cpp")
   part("MATH", 1300, "tasks/math/")
-  part("verbs", 1605, "tiny_zero/verbs/")
+  part("verbs", 1500, "tiny_zero/verbs/")
   part("further methods", 700, "tiny_zero/methods/|tiny_zero/verbs/sft[.]|tasks/(form_rewards[.]|countdown/steps[.])")
   part("tests", 0, "tests/")
 }
@@ -110,7 +110,7 @@ BEGIN {
 }
 END {
   for (i = 1; i <= 4; ++i) { row(parts[i], limits[i], count[i]); sum += count[i] }
-  row("the full R1-Zero loop", 4670, sum)
+  row("the full R1-Zero loop", 4500, sum)
   for (i = 5; i < n; ++i) row(parts[i], limits[i], count[i])
   exit failed
 }
