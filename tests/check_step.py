@@ -486,8 +486,8 @@ class Trainer:
             if s["whiten"]:
                 advantages = whiten(advantages, loss_mask)
         elif s["algorithm"] == "reinforce":  # no critic, no discount [REINFORCE++]
-            to_come = gae(token_rewards, torch.zeros_like(sampled), batch.lengths, 1.0, 1.0)
-            advantages = whiten(to_come, loss_mask)
+            own = whiten(rewards[:, None] * batch.mask, loss_mask)
+            advantages = own - token_kl.flip(1).cumsum(1).flip(1) * batch.mask  # as below [T36]
         elif s["algorithm"] == "rft":  # right responses only, all alike: online RFT [GRPO 5.2]
             advantages = right.double()[:, None] * batch.mask
         else:
@@ -520,7 +520,11 @@ class Trainer:
             if s["policy-loss"] == "gspo":  # the mean over a response, at each of its tokens
                 log_ratio = log_ratio.sum(dim=1, keepdim=True) / batch.lengths[rows][:, None]
                 log_ratio = log_ratio.expand_as(log_probs)
-            losses, clipped = policy_loss(torch.exp(log_ratio), advantages[rows], s)
+            weight = advantages[rows]
+            if s["policy-loss"] == "gspo":
+                weight = weight.sum(dim=1, keepdim=True) / batch.lengths[rows][:, None]
+                weight = weight.expand_as(log_probs)
+            losses, clipped = policy_loss(torch.exp(log_ratio), weight, s)
             if s["policy-loss"] == "cispo":
                 bound = 1 + s["clip-high"]
                 weight = torch.exp(log_ratio.detach())

@@ -213,7 +213,7 @@ BUGS = {
         ("explained variance of rounding noise [T39]",
          "total > 1e-10 * size * size ?", "total > 0 ?"),
         ("REINFORCE++ does not normalise [REINFORCE++]",
-         "whiten(sum_to_come(per_token), loss_mask)", "sum_to_come(per_token)"),
+         "whiten(rewards.unsqueeze(1) * mask, loss_mask)", "rewards.unsqueeze(1) * mask"),
         ("online RFT learns from all that was answered [GRPO 5.2]",
          "right_responses(rollout).unsqueeze(1) * mask",
          "[&] {\n"
@@ -245,8 +245,10 @@ BUGS = {
          "torch::exp(log_probs - old_log_probs);\n  return"),
         ("gspo clips each token [GSPO eq. 7]",
          "clipped_terms(response_means(log_probs, responses),\n"
-         "                           response_means(old_log_probs, responses));",
-         "clipped_terms(log_probs, old_log_probs);"),
+         "                           response_means(old_log_probs, responses),",
+         "clipped_terms(log_probs, old_log_probs,"),
+        ("gspo clips by each token's advantage", "response_means(advantages, responses));",
+         "advantages);"),
     ],
     "tasks/countdown/steps.cpp": [
         ("every equation is right", "is_right ? 1.0 : 0.0", "1.0"),

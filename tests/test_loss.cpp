@@ -216,4 +216,11 @@ TEST_CASE("gspo: the ratio of a response is its tokens' geometric mean [GSPO eq.
   CHECK(close(gradient(log_probs, loss(0.2)), torch::tensor({1.1F, 0.0F, 0.0F})));
   // Unclipped, each token of the first has the two losses' slope s / 2: -2 * 2 / 2.
   CHECK(close(gradient(log_probs, loss(2.0)), torch::tensor({1.1F, -2.0F, -2.0F})));
+  // Advantages 3 and -1 act as 1 and 1, so beyond the clip as well, where nothing is left.
+  const Tensor mixed = torch::tensor({-1.0F, 3.0F, -1.0F});
+  const auto of_mixed = [&](const Tensor& x) {
+    return policy_terms(PolicyLoss::gspo, x, old, mixed, 0.2, 0.2, responses).loss;
+  };
+  CHECK(close(of_mixed(log_probs), torch::tensor({1.1F, -1.2F, -1.2F})));
+  CHECK(close(gradient(log_probs, of_mixed), torch::tensor({1.1F, 0.0F, 0.0F})));
 }

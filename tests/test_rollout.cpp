@@ -583,22 +583,22 @@ TEST_CASE(
       estimate_advantages(rollout, judgement, config).advantages,
       torch::tensor({{one, one, 0.F}, {none, 0.F, 0.F}, {none, none, none}, {four, four, 0.F}}),
       1e-5, 1e-5));
-  // A penalty of 0.2 per token: 0.6, 0.8 | -0.2 | -0.6, -0.4, -0.2 | 3.6, 3.8 are still to come,
-  // with mean 0.925 and deviation sqrt(29 / 8 - 0.855625) = 1.664144.
+  // The first response is not in the loss: 0, 0, 0, 0, 4, 4 have mean 4/3, deviation 1.885618.
+  judgement.loss_mask = rollout.mask & torch::tensor({{0}, {1}, {1}, {1}}).to(torch::kBool);
+  const float low = -.707107F, high = 1.414214F;
+  CHECK(torch::allclose(
+      estimate_advantages(rollout, judgement, config).advantages,
+      torch::tensor({{0.F, 0.F, 0.F}, {low, 0.F, 0.F}, {low, low, low}, {high, high, 0.F}}), 1e-5,
+      1e-5));
+  // A penalty of 0.2 for each token to come, in its own size even where all rewards are equal [T36]
   config.kl = KlPlacement::reward;
   config.kl_coef = 0.1;
   judgement.ref_log_probs = rollout.log_probs - 2;
-  CHECK(torch::allclose(estimate_advantages(rollout, judgement, config).advantages,
-                        torch::tensor({{-.195296F, -.075113F, 0.F},
-                                       {-.676023F, 0.F, 0.F},
-                                       {-.916387F, -.796205F, -.676023F},
-                                       {1.607433F, 1.727615F, 0.F}}),
-                        1e-5, 1e-5));
-  // The first response is not in the loss: -0.2, -0.6, -0.4, -0.2, 3.6, 3.8 have mean 1.
-  judgement.loss_mask = rollout.mask & torch::tensor({{0}, {1}, {1}, {1}}).to(torch::kBool);
-  const Tensor masked = estimate_advantages(rollout, judgement, config).advantages;
-  CHECK(torch::equal(masked[0], torch::zeros({3})));
-  CHECK(masked.sum().item<double>() == doctest::Approx(0).epsilon(1e-5));
+  judgement.rewards = torch::full({4}, 0.1F);
+  CHECK(torch::allclose(
+      estimate_advantages(rollout, judgement, config).advantages,
+      -torch::tensor({{.4F, .2F, 0.F}, {.2F, 0.F, 0.F}, {.6F, .4F, .2F}, {.4F, .2F, 0.F}}), 1e-5,
+      1e-5));
 }
 
 TEST_CASE(

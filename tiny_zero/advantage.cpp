@@ -84,29 +84,25 @@ Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgemen
   const auto& [rewards, loss_mask, ref_log_probs, values, process_rewards, old_log_probs, steps] =
       judgement;
   const Tensor& mask = rollout.mask;
-  Tensor log_ratio;  // (B, T), undefined without KL in the reward
-  if (config.kl == KlPlacement::reward) log_ratio = kl_k1(rollout.log_probs, ref_log_probs);
+  Tensor log_ratio;                             // (B, T), undefined without KL in the reward
+  Tensor penalty = torch::zeros(mask.sizes());  // beta sum_{l >= t} log(pi_old / pi_ref)
+  if (config.kl == KlPlacement::reward) {
+    log_ratio = kl_k1(rollout.log_probs, ref_log_probs);
+    penalty = sum_to_come(config.kl_coef * torch::where(mask, log_ratio, 0.0)) * mask;
+  }
   switch (config.algorithm) {
     case Algorithm::grpo: {
-      Tensor per_token;  // (B, T)
       if (config.rewards_steps()) {
-        per_token = process_advantages(steps, rollout.lengths, config.group_size, config.group_std,
-                                       config.group_epsilon);
-      } else {
-        const Tensor advantages = group_advantages(rewards, config.group_size, config.group_std,
-                                                   config.group_epsilon, config.baseline);
-        per_token = advantages.unsqueeze(1) * mask;
+        const Tensor advantages = process_advantages(steps, rollout.lengths, config.group_size,
+                                                     config.group_std, config.group_epsilon);
+        return {advantages - penalty, {}};
       }
-      if (log_ratio.defined()) {  // beta sum_{l >= t} log(pi_old / pi_ref)
-        const Tensor penalty = config.kl_coef * torch::where(mask, log_ratio, 0.0);
-        per_token = per_token - sum_to_come(penalty) * mask;
-      }
-      return {per_token, {}};
+      const Tensor advantages = group_advantages(rewards, config.group_size, config.group_std,
+                                                 config.group_epsilon, config.baseline);  // (B,)
+      return {advantages.unsqueeze(1) * mask - penalty, {}};
     }
-    case Algorithm::reinforce: {  // [REINFORCE++]
-      const Tensor per_token = token_rewards(rewards, mask, log_ratio, config.kl_coef);
-      return {whiten(sum_to_come(per_token), loss_mask), {}};
-    }
+    case Algorithm::reinforce:  // without discount a token's return is the reward [REINFORCE++]
+      return {whiten(rewards.unsqueeze(1) * mask, loss_mask) - penalty, {}};
     case Algorithm::rft:  // the gradient coefficient I(o) of [GRPO 5.2]
       return {right_responses(rollout).unsqueeze(1) * mask, {}};
     case Algorithm::ppo: {

@@ -74,11 +74,13 @@ struct Advantages {
 ///   ppo: GAE over the token rewards
 ///   grpo: group_advantages() on every token, or those of steps (supervision) [GRPO 4.1.3]
 ///   prime: prime_advantages(), whitened if asked for [PRIME]
-///   reinforce: the token rewards still to come, normalised over the batch [REINFORCE++]
-///   rft: 1 on the tokens of right responses, else 0: online RFT [GRPO 5.2]
-/// With kl = reward, PPO and REINFORCE++ add the KL penalty to the rewards [GRPO eq. 2]. GRPO
-/// subtracts the penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after normalising:
-/// dividing it by the group's deviation would cancel beta where all rewards are equal [T36].
+///   reinforce: the response's reward on every token, normalised over the batch [REINFORCE++]
+///   rft: 1 on the tokens of right responses, else 0: online RFT [GRPO 5.2], which has no ratio and
+///   so no clip: it is that with one update per rollout
+/// With kl = reward, PPO and PRIME add the KL penalty to the rewards [GRPO eq. 2]. GRPO and
+/// REINFORCE++ subtract the penalty still to come, beta sum_{l >= t} log(pi_old / pi_ref), after
+/// normalising, which departs from both: dividing it by a deviation would cancel beta where all
+/// rewards are equal [T36].
 Advantages estimate_advantages(const Rollout& rollout, const Judgement& judgement,
                                const Config& config);
 

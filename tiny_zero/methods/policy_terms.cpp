@@ -20,16 +20,18 @@ Tensor response_means(const Tensor& x, const Tensor& responses) {
 PolicyTerms policy_terms(PolicyLoss kind, const Tensor& log_probs, const Tensor& old_log_probs,
                          const Tensor& advantages, double clip_low, double clip_high,
                          const Tensor& responses) {
-  const auto clipped_terms = [&](const Tensor& now, const Tensor& old) -> PolicyTerms {
-    return {policy_loss(now, old, advantages, clip_low, clip_high),
-            policy_clipped(now.detach(), old, advantages, clip_low, clip_high)};
+  const auto clipped_terms = [&](const Tensor& now, const Tensor& old,
+                                 const Tensor& weights) -> PolicyTerms {
+    return {policy_loss(now, old, weights, clip_low, clip_high),
+            policy_clipped(now.detach(), old, weights, clip_low, clip_high)};
   };
   switch (kind) {
     case PolicyLoss::clip:
-      return clipped_terms(log_probs, old_log_probs);
+      return clipped_terms(log_probs, old_log_probs, advantages);
     case PolicyLoss::gspo:
       return clipped_terms(response_means(log_probs, responses),
-                           response_means(old_log_probs, responses));
+                           response_means(old_log_probs, responses),
+                           response_means(advantages, responses));
     case PolicyLoss::cispo:
       return {cispo_loss(log_probs, old_log_probs, advantages, clip_high),
               torch::exp(log_probs.detach() - old_log_probs) > 1.0 + clip_high};
