@@ -95,7 +95,7 @@ TEST_CASE("pass rates that are none, or of other problems, are refused with thei
   const Eight task;
   const std::string good = line(0, "0.5");
   const std::vector<std::pair<std::string, std::string>> mistakes{
-      {"", "rates.jsonl holds 0 problems"},
+      {"", "rates.jsonl is empty, want what eval --pass-rates has written"},
       {good + "{}", "rates.jsonl:2: problem: found null"},
       {good + "[]", "rates.jsonl:2: "},
       {good + "\n\n" + line(8, "0.5"),

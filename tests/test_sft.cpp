@@ -312,7 +312,7 @@ TEST_CASE("data that cannot be learnt from are refused with their line") {
   must(sft("bad", path_of("bad.jsonl")));  // 64 fit
   const std::vector<std::pair<std::string, std::string>> flags{
       {"sft --data x --runs-dir " + path_of("runs"), "model is empty"},
-      {"sft --model " + base() + at("none"), "--data"},
+      {"sft --model " + base() + at("none"), "data is empty, want a file: --data FILE"},
       {sft("none", path_of("absent.jsonl")), "absent.jsonl"},
       {sft("none", path_of("three.jsonl"), " --group-size 2"), "--group-size has no effect in sft"},
       {"generate --problems 2 --prompt 1 --model " + base(), "--problems has no effect beside"},
@@ -372,6 +372,13 @@ TEST_CASE("eval measures pass rates, train takes the problems that lie within th
   const Result other = tiny_zero("train --resume --max-pass-rate 0.75" + at("chosen"));
   CHECK(other.code == 1);
   CHECK(contains(other.errors, "makes another run"));
+  const std::string all = read_file(rates), more = std::to_string(wanted.size() / 8 + 2);
+  std::ofstream(rates) << all.substr(0, all.rfind("{\"problem"));
+  const Result shorter = tiny_zero("train --resume --num-steps " + more + at("chosen"));
+  CHECK(shorter.code == 1);
+  CHECK(contains(shorter.errors, "is not what the run began with"));
+  std::ofstream(rates) << all;
+  must("train --resume --num-steps " + more + at("chosen"));
   const Result seed = tiny_zero("train --seed 1" + at("other_seed") + training + "1");
   CHECK(seed.code == 1);
   CHECK(contains(seed.errors, "with this seed, 1"));

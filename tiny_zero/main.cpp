@@ -60,7 +60,7 @@ int run(int argc, char** argv) {
   if (settings.find("device").in(verb->reads)) check_device(*verb, config);
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
-  tasks[config.task]->prepare(static_cast<uint64_t>(config.seed));
+  if (settings.find("task").in(verb->reads)) tasks[config.task]->prepare(config.seed);
   if (verb->writes_run && !config.resume) lock_run(run_path(config));
   if (verb->writes_run) catch_signals();
   verb->run(config, settings, *tasks[config.task]);

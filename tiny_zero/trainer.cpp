@@ -129,13 +129,13 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
   tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::from_file(start / "tokenizer.json"));
   side_files_ = read_side_files(start);
   const Head head = config_.has_shared_critic() ? Head::both : Head::language_model;
+  const auto saved = [&](const char* name, Head with, const Config& settings) {
+    return Learner::load(checkpoint.path, name, with, device_, settings);
+  };
   if (config_.resume) {
-    policy_ = Learner::load(checkpoint.path, "model", head, device_, config_);
-    if (config_.has_own_critic())
-      critic_ = Learner::load(checkpoint.path, "critic", Head::value, device_, config_);
-    if (config_.has_prm())
-      prm_ =
-          Learner::load(checkpoint.path, "prm", Head::language_model, device_, prm_config(config_));
+    policy_ = saved("model", head, config_);
+    if (config_.has_own_critic()) critic_ = saved("critic", Head::value, config_);
+    if (config_.has_prm()) prm_ = saved("prm", Head::language_model, prm_config(config_));
     saved_step_ = step_ = checkpoint.count("step");
     cursor_ = checkpoint.count("cursor");
     wall_s_ = checkpoint["wall_s"].number();
@@ -151,11 +151,14 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
     if (config_.has_own_critic()) critic_.emplace(policy_->model.clone(Head::value), config_);
     if (config_.has_prm())
       prm_.emplace(policy_->model.clone(Head::language_model), prm_config(config_));
-    if (config_.has_critic()) {
-      init_value_head((critic_ ? critic_ : policy_)->model, config_.critic_head,
-                      static_cast<uint64_t>(config_.seed));
-    }
+    if (config_.has_critic())
+      init_value_head((critic_ ? critic_ : policy_)->model, config_.critic_head, config_.seed);
   }
+  if (config_.has_reference() || config_.has_prm()) sources_ = checksum_of_weights(config_.model);
+  if (!config_.pass_rates.empty()) sources_ += checksum(std::ifstream(config_.pass_rates));
+  if (config_.resume && checkpoint.state.value("sources", sources_) != sources_)
+    throw std::runtime_error("model " + config_.model + " or pass-rates " + config_.pass_rates +
+                             " is not what the run began with; put the old files back");
   if (config_.has_reference()) {
     const fs::path moved = checkpoint.path / "reference";
     reference_moved_ = config_.resume && fs::exists(moved);
@@ -186,8 +189,8 @@ Trainer::Trainer(const Config& config, const Task& task, RunDirectory& directory
 
 void Trainer::save() {
   saved_step_ = step_;
-  Json state = {{"step", step_}, {"cursor", cursor_}, {"seed", config_.seed}, {"wall_s", wall_s_}};
-  state["watch"] = watch_.counts;
+  const Json state = {{"step", step_},     {"cursor", cursor_},      {"seed", config_.seed},
+                      {"wall_s", wall_s_}, {"watch", watch_.counts}, {"sources", sources_}};
   directory_.save(step_, state, config_.keep_checkpoints, [&](const fs::path& directory) {
     policy_->save(directory, "model");
     write_side_files(directory / "model", side_files_);

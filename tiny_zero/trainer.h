@@ -46,9 +46,10 @@ class Trainer {
   bool reference_moved_ = false;   // replaced at least once, so checkpoints must store it
   int64_t step_ = 0, cursor_ = 0;  // the next step; the next training problem
   int64_t saved_step_ = -1;        // of the newest checkpoint
-  // Part of a checkpoint. Steps differ even where the rewards of the whole are equal.
-  Watch watch_{config_.compares_groups() && !config_.rewards_steps()};
-  double wall_s_ = 0;  // spent in steps, over all resumptions
+  // Part of a checkpoint. Steps and PRIME's tokens differ where the rewards of the whole are equal.
+  Watch watch_{config_.compares_groups() && !config_.rewards_steps() && !config_.has_prm()};
+  std::string sources_;  // checksums of what --resume reads beside the checkpoint; part of it
+  double wall_s_ = 0;    // spent in steps, over all resumptions
 };
 
 }  // namespace tiny_zero

@@ -44,15 +44,17 @@ ChosenProblems::ChosenProblems(const Config& config, const Task& task)
     most_samples = std::max(most_samples, fields["samples"].integer(1, 1 << 30));
     const Problem problem = task.problem(Split::train, index);
     if (fields["prompt"].text() != problem.prompt || fields["gold"].text() != problem.gold)
-      throw std::invalid_argument(place +
-                                  "found another problem than this task's with this seed, " +
-                                  std::to_string(seed_) + ", want what eval measured with both");
+      throw std::invalid_argument(
+          place + "found another problem than this task's with this seed, " +
+          std::to_string(seed_) + ", want what eval --split train measured with both");
     if (!seen.insert(index).second)
       throw std::invalid_argument(place + "this problem stands there twice, want it once");
     lowest = std::min(lowest, rate);
     highest = std::max(highest, rate);
     if (rate >= config.min_pass_rate && rate <= config.max_pass_rate) numbers_.push_back(index);
   }
+  if (seen.empty())
+    throw std::invalid_argument(name + " is empty, want what eval --pass-rates has written");
   const std::string all = std::to_string(seen.size()) + " problems";
   if (numbers_.empty())
     throw std::invalid_argument(name + " holds " + all + ", with pass rates from " +

@@ -84,10 +84,9 @@ void bench(Config config) {
   // Matrix products only, without attention: 2 FLOP per weight and token forward, 4 backward.
   const double weights = model.parameters().numel(), peak = matmul_rate(device, type);
   std::printf("%-10s %10s %24s\n", "phase", "tokens/s", "of matrix-product rate");
-  std::printf("%-10s %10.0f %23.0f%%\n", "rollout", rollout_rate,
-              100 * rollout_rate * 2 * weights / peak);
-  std::printf("%-10s %10.0f %23.0f%%\n", "update", update_rate,
-              100 * update_rate * 6 * weights / peak);
+  for (const auto& [phase, rate, flop] :
+       {std::tuple{"rollout", rollout_rate, 2}, std::tuple{"update", update_rate, 6}})
+    std::printf("%-10s %10.0f %23.0f%%\n", phase, rate, 100 * rate * flop * weights / peak);
   std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, at::get_num_threads());
   const Json line = {{"parameters", model.parameters().numel()},
                      {"threads", at::get_num_threads()},

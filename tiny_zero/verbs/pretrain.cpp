@@ -40,6 +40,10 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
   const Tokenizer tokenizer = Tokenizer::from_json(task.tokenizer_json(), "the task's tokenizer");
   ModelConfig shape = ModelConfig::from_settings(config, tokenizer.vocab_size());
   shape.end_ids = {tokenizer.token_id("<|endoftext|>").value()};
+  const int64_t least = config.pretrain_warmup_updates * config.pretrain_batch_tokens;
+  if (config.pretrain_tokens < least)  // a post-norm model would stay within its ramp
+    throw std::invalid_argument(c10::str("pretrain-tokens is ", config.pretrain_tokens, ", want ",
+                                         least, " for all of pretrain-warmup-updates"));
   NextTokenTraining training{.verb = "pretrain",
                              .log_every = 20,
                              .save_every = 1000,
@@ -58,12 +62,11 @@ void pretrain(const Config& config, const Settings& settings, const Task& task) 
     const double warmup = config.pretrain_warmup_updates, total = config.pretrain_tokens;
     const double ramp = std::min(1.0, (training.update + 1) / warmup);  // 1 without a warm-up
     learner.model.set_residual_scale(ramp);
-    const double learning_rate =
-        ramp * config.pretrain_learning_rate * (1 - training.tokens / total);
+    const double rate = ramp * config.pretrain_learning_rate * (1 - training.tokens / total);
     const torch::Tensor loss = -batch.log_probs(learner.model, /*temperature=*/1).mean();
     loss.backward();
     training.tokens += batch.tokens.count();
-    return std::pair{loss.item<double>(), learning_rate};
+    return std::pair{loss.item<double>(), rate};
   });
 }
 

@@ -41,9 +41,8 @@ void lock_run(const fs::path& run) {
 }
 
 void apply_flags(const Settings& settings, const cxxopts::ParseResult& given) {
-  for (const auto& argument : given.arguments()) {
+  for (const auto& argument : given.arguments())
     if (argument.key() != "recipe") settings.find(argument.key()).parse(argument.value());
-  }
 }
 
 void read_own_settings(Config& config, const Settings& settings, const cxxopts::ParseResult& given,
@@ -63,10 +62,9 @@ void read_own_settings(Config& config, const Settings& settings, const cxxopts::
     settings.parse_recipe(text, name);
     for (const auto& setting : settings) {
       const std::string& kept = before[setting.name];
-      if (setting.get() != kept && given.count(setting.name) == 0) {
+      if (setting.get() != kept && given.count(setting.name) == 0)
         std::cerr << "tiny_zero: the run keeps " << setting.name << " = " << kept << "; " << name
                   << " says " << setting.get() << ", and only a flag changes it\n";
-      }
       setting.parse(kept);
     }
   }

@@ -24,6 +24,7 @@ std::vector<Example> read_examples(const std::string& path, const Tokenizer& tok
   if (shape.end_ids.empty())
     throw std::invalid_argument(
         "the model has no end token to learn, want eos_token_id in its config.json");
+  if (path.empty()) throw std::invalid_argument("data is empty, want a file: --data FILE");
   std::ifstream file = open_text(path, "--data wants {\"prompt\", \"response\"} lines");
   std::vector<Example> examples;
   std::string line;
@@ -92,7 +93,7 @@ void sft(const Config& config, const Settings& settings) {
   if (config.resume) training.resume(checkpoint);
   Learner learner =
       config.resume ? Learner::load(checkpoint.path, "model", Head::language_model, device, config)
-                    : Learner(Model::load(start, Head::language_model, device), config);
+                    : Learner(Model::load(start, Head::language_model, device).merged(), config);
   learner.model.limit_vocabulary(static_cast<int64_t>(tokenizer.vocab_size()));
   learner.model.set_compute_type(to_dtype(config.compute_type));
   directory.start();
@@ -100,6 +101,9 @@ void sft(const Config& config, const Settings& settings) {
   const int64_t total = config.sft_epochs * std::ssize(examples);  // the last update may be smaller
   const LearningRate rate{config.learning_rate, config.final_learning_rate, config.schedule,
                           config.warmup_updates, (total - 1) / config.sft_batch + 1};
+  if (rate.warmup_updates >= rate.total_updates)
+    std::cerr << "warmup-updates is " << rate.warmup_updates << ", but there are only "
+              << rate.total_updates << " updates: the rate never reaches learning-rate\n";
   std::cout << "fine-tuning on " << examples.size() << " examples: " << rate.total_updates
             << " updates" << std::endl;
   training.run(learner, directory, config, training.cursor, total, [&] {
