@@ -274,6 +274,36 @@ TEST_CASE("recipes: each holds the values that papers.tsv has, and its table has
   }
 }
 
+TEST_CASE("recipes: open_r1.sh goes through its three stages, and on from where it was stopped") {
+  make_workplace();
+  // As if killed before anything was saved: a run with the directory of its checkpoints alone.
+  fs::create_directories(workplace() / "r1" / "open_r1_sft" / "checkpoints");
+  const std::string small = "--max-response-tokens 64 --compute-type float32";
+  const std::string script =
+      "cd " + workplace().string() +
+      " && OMP_NUM_THREADS=1 PROGRAM=" TINY_ZERO_BINARY
+      " PROBLEMS=math.jsonl TEST=math_test.jsonl COUNT=8 RUNS=r1 DEVICE=cpu"
+      " TEACHER=runs/base BASE=runs/base/model INSTRUCT=runs/base/model"
+      " GENERATE_FLAGS='" +
+      small + "' EVAL_FLAGS='" + small +
+      "'"
+      " SFT_FLAGS='--sft-epochs 1 --sft-batch 8 --warmup-updates 0 --compute-type float32'"
+      " RL_FLAGS='" +
+      small +
+      " --num-steps 1 --prompts-per-step 2 --group-size 4 --mini-batches 1"
+      " --warmup-updates 0' bash " +
+      (kTasks / "math/recipes/open_r1.sh").string() + " >script.txt 2>&1";
+  for (const int call : {1, 2}) {
+    const int status = std::system(script.c_str());
+    const std::string said = read_file(workplace() / "script.txt");
+    CAPTURE(said);
+    REQUIRE((WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    for (const std::string run : {"open_r1_rl", "open_r1_sft_rl"})
+      CHECK(fs::exists(workplace() / "r1" / run / "checkpoints" / "step_1"));
+    CHECK((said.find("fine-tuning on") != std::string::npos) == (call == 1));
+  }
+}
+
 TEST_CASE("recipes: every line names its source, or why it departs from it") {
   for (const fs::path& path : recipes()) {
     if (kOwn.contains(path.stem().string())) continue;

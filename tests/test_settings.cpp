@@ -335,7 +335,11 @@ TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]")
   CHECK(refused([](Config& c) {
           c.supervision = Supervision::process;
           c.baseline = Baseline::leave_one_out;
-        }).starts_with("baseline"));
+        }).starts_with("supervision is process, want baseline = mean"));
+  CHECK(refused([](Config& c) {
+          c.supervision = Supervision::process;
+          c.dynamic_sampling = true;  // looks at the whole rewards alone
+        }).starts_with("supervision is process"));
   CHECK(refused([](Config& c) {
           c.truncated = Truncated::soft;
           c.overlong_buffer = c.max_response_tokens + 1;
@@ -350,7 +354,7 @@ TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]")
     CHECK(refused([&](Config& c) {
             c.algorithm = Algorithm::rft;
             change(c);
-          }).starts_with("kl = reward and truncated"));
+          }).starts_with("algorithm rft reads no rewards"));
   }
   Config alone;  // no group is needed
   alone.model = "somewhere";

@@ -40,7 +40,7 @@ CONFIGURATIONS = {  # together they change all that a checkpoint can hold
                            "--schedule cosine --keep-checkpoints 3",
     "grpo, process": TRAIN + "--supervision process --policy-loss gspo --tis-cap 2 --epochs 2 "
                              "--mini-batches 2 --schedule constant --kl reward "
-                             "--dynamic-sampling --truncated soft --overlong-buffer 12",
+                             "--truncated soft --overlong-buffer 12",
     "ppo, separate": TRAIN + "--algorithm ppo --critic separate --critic-head orz --lambda 0.9 "
                              "--mini-batches 2 --critic-mini-batches 2 --dynamic-sampling "
                              "--critic-learning-rate 1e-3 --schedule linear",

@@ -280,8 +280,8 @@ void Config::validate_training() const {
          "top-p is below 1, training wants 1: the loss scores the whole distribution [T9]");
   demand(!compares_groups() || group_size > 1,
          "group-size is 1, want at least 2 responses to compare; or take ppo or reinforce");
-  demand(!rewards_steps() || baseline == Baseline::mean,
-         "baseline is leave-one-out with supervision = process, want mean, over all steps");
+  demand(!rewards_steps() || (baseline == Baseline::mean && !dynamic_sampling),
+         "supervision is process, want baseline = mean, over all steps, and no dynamic-sampling");
   const bool reward_changes =
       kl == KlPlacement::reward || truncated == Truncated::penalise || truncated == Truncated::soft;
   demand(algorithm != Algorithm::rft || !reward_changes,

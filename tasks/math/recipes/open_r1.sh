@@ -20,9 +20,10 @@ learn() {  # verb, name, flags...
   local verb=$1 name=$2
   shift 2
   [[ -d $runs/$name/model ]] && return  # sft has finished; train ends at once if it has
-  if [[ -d $runs/$name/checkpoints ]]; then
+  if ls "$runs/$name"/checkpoints/*/state.json >/dev/null 2>&1; then
     "$program" "$verb" --resume --runs-dir "$runs" --name "$name"
-  else
+  else  # nothing was saved yet
+    rm -rf "${runs:?}/$name"
     "$program" "$verb" --runs-dir "$runs" --name "$name" "$@"
   fi
 }
