@@ -61,7 +61,7 @@ for method in "${order[@]}"; do
   run=$runs/$name
   if [[ ! -e $run/checkpoints/step_$steps ]]; then
     if ls "$run"/checkpoints/*/state.json >/dev/null 2>&1; then
-      "$program" train --resume --runs-dir "$runs" --name "$name" >&2
+      "$program" train --resume --runs-dir "$runs" --name "$name" --num-steps "$steps" >&2
     else
       rm -rf "$run"
       # shellcheck disable=SC2086
@@ -69,20 +69,21 @@ for method in "${order[@]}"; do
         ${flags[$method]} >&2
     fi
   fi
-  evaluate "$start" "$run/before.json"
-  evaluate "$run" "$run/after.json"
+  evaluate "$start" "$run/before_$problems.json"
+  evaluate "$run/checkpoints/step_$steps/model" "$run/after_${steps}_$problems.json"
 done
-python3 - "$runs" "$seed" "${order[@]}" <<'PYTHON'
+python3 - "$runs" "$seed" "$steps" "$problems" "${order[@]}" <<'PYTHON'
 import json, pathlib, sys
-runs, seed, *order = sys.argv[1:]
+runs, seed, steps, problems, *order = sys.argv[1:]
 print("| method | accuracy before | after | reward before | after | response tokens after | minutes of training |")
 print("| --- | --- | --- | --- | --- | --- | --- |")
 for method in order:
     run = pathlib.Path(runs, f"methods-{method}-{seed}")
-    if not (run / "after.json").exists():
+    files = run / f"before_{problems}.json", run / f"after_{steps}_{problems}.json"
+    if not files[1].exists():
         continue
-    before, after = (json.loads((run / f"{name}.json").read_text()) for name in ("before", "after"))
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    before, after = (json.loads(file.read_text()) for file in files)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[int(steps) - 1])
     cells = [f"{x['accuracy']['mean']:.3f}" for x in (before, after)]
     cells += [f"{x['reward_mean']:.3f}" for x in (before, after)]
     print("|", " | ".join([method, *cells, f"{after['response_tokens_mean']:.0f}", f"{last['wall_s'] / 60:.1f}"]), "|")
