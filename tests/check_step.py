@@ -963,7 +963,7 @@ GRID = {
         --max-response-tokens 14 --countdown-format-score 0""",
     "grpo process, kl": """--supervision process --kl reward --group-std population
         --aggregation sequence --epochs 2 --group-epsilon 0.1""",
-    "grpo process, dynamic": """--supervision process --dynamic-sampling --truncated penalise
+    "grpo process, penalise": """--supervision process --truncated penalise
         --truncation-penalty -0.5 --group-std none --mini-batches 2""",
     "rft": "--algorithm rft --mini-batches 2 --epochs 2 --kl loss-k3",
     "rft dynamic": """--algorithm rft --dynamic-sampling --kept-accuracy-max 0.5 --group-size 6

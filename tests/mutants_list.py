@@ -17,7 +17,7 @@ BUGS = {
          "if (step_ >= config_.critic_only_steps()) {", "if (step_ >= 0) {"),
         ("the data cursor is not restored [T17]", 'cursor_ = checkpoint.count("cursor");', ""),
         ("the critic starts anew on --resume [T17]",
-         'critic_ = Learner::load(checkpoint.path, "critic", Head::value, device_, config_);',
+         'critic_ = saved("critic", Head::value, config_);',
          "critic_.emplace(policy_->model.clone(Head::value), config_);"),
         ("the PRM scores before it learns",
          "if (config_.prime_score == PrimeScore::after_update) learn();\n"
@@ -27,8 +27,7 @@ BUGS = {
         ("the PRM's reference is what the policy is now",
          "score_log_probs(*prm_reference_,", "score_log_probs(policy_->model,"),
         ("the PRM starts anew on --resume [T17]",
-         'prm_ =\n          Learner::load(checkpoint.path, "prm", Head::language_model, device_, '
-         "prm_config(config_));",
+         'prm_ = saved("prm", Head::language_model, prm_config(config_));',
          "prm_.emplace(policy_->model.clone(Head::language_model), prm_config(config_));"),
         ("truncated = mask has no effect [T16]",
          "loss_mask(rollout, config_.truncated)", "rollout.mask"),

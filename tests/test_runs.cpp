@@ -498,23 +498,26 @@ TEST_CASE("a pre-training warm-up raises the rate, and RoFormerV2's a with it [R
     const auto config = run_path(name) / "model" / "config.json";
     return json::parse(read_file(config))["residual_scale"].get<double>();
   };
-  REQUIRE(tiny_zero(pretraining("ramp") + shape + "40").code == 0);  // of some 75 updates
+  // 40000 tokens are some 75 updates: the first ramp ends, the second is left in it.
+  REQUIRE(tiny_zero(pretraining("ramp") + shape + "40").code == 0);
+  const Result long_ramp = tiny_zero(pretraining("long_ramp") + shape + "1000");
+  REQUIRE(long_ramp.code == 0);
+  CHECK(contains(long_ramp.output, "want 512000 for all of pretrain-warmup-updates"));
   REQUIRE(tiny_zero(pretraining("no_ramp") + " --shape roformer-v2").code == 0);
   CHECK(scale("ramp") == 1);
   CHECK(scale("no_ramp") == 1);
-  const Result long_ramp = tiny_zero(pretraining("long_ramp") + shape + "1000");
-  CHECK(long_ramp.code == 1);  // the finished model would not have all of its residuals
-  CHECK(contains(long_ramp.output, "want 512000 for all of pretrain-warmup-updates"));
+  CHECK((scale("long_ramp") > 0.06 && scale("long_ramp") < 0.09));
   const double rate = metrics("no_ramp").at(0)["lr"];  // of the 20th update
   CHECK(metrics("ramp").at(0)["lr"] == doctest::Approx(rate * 20 / 40));
   CHECK(metrics("ramp").back()["lr"] == metrics("no_ramp").back()["lr"]);
   std::string output;
-  const int status = stop_at(pretraining("ramp_stopped") + shape + "40",
+  const int status = stop_at(pretraining("ramp_stopped") + shape + "1000",
                              run_path("ramp_stopped") / "metrics.jsonl", 1, SIGINT, output);
   CHECK((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT));
   const std::string resumed = "pretrain --resume --runs-dir " + (workplace() / "runs").string();
   REQUIRE(tiny_zero(resumed + " --name ramp_stopped").code == 0);
-  CHECK((read_tree(run_path("ramp_stopped") / "model") == read_tree(run_path("ramp") / "model")));
+  CHECK((read_tree(run_path("ramp_stopped") / "model") ==
+         read_tree(run_path("long_ramp") / "model")));
 }
 
 TEST_CASE("both own shapes are trained by PPO and GRPO, evaluated and exported with a note") {
