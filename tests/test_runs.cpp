@@ -644,12 +644,12 @@ TEST_CASE("a reference that has moved is kept, though it moves no more") {
 }
 
 TEST_CASE("a reference that is not what the run began with is refused on --resume [T17]") {
-  const fs::path copy = workplace() / "other_base", weights = copy / "model.safetensors";
+  const fs::path copy = workplace() / "changed_base", weights = copy / "model.safetensors";
   fs::copy(base_model(), copy, fs::copy_options::recursive);
   const std::string bytes = read_file(weights);
   std::string others = bytes;
   others.back() ^= 1;
-  for (const std::string& flags : {"--kl loss-k3", "--algorithm prime"}) {
+  for (const std::string flags : {"--kl loss-k3", "--algorithm prime"}) {
     const std::string name = "began" + std::to_string(flags.size());
     REQUIRE(tiny_zero(training(name, flags + " --model " + copy.string(), 2)).code == 0);
     std::ofstream(weights, std::ios::binary) << others;
