@@ -18,17 +18,19 @@ constexpr int64_t kGrainRows = 64;  // fewer rows are not worth another thread
 // Partial sums of a weight gradient: a fixed number, so its bytes do not depend on the threads.
 constexpr int64_t kWeightChunks = 8;
 
-struct RmsNorm : torch::autograd::Function<RmsNorm> {
+template <class T>
+struct RmsNorm : torch::autograd::Function<RmsNorm<T>> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
                         double eps) {
     const Tensor x = input.contiguous();  // (N, d)
     const int64_t rows = x.size(0), width = x.size(1);
-    Tensor y = torch::empty_like(x), inverse_rms = torch::empty({rows}, x.options());
-    const float *from = x.data_ptr<float>(), *scale = weight.data_ptr<float>();
-    float *to = y.data_ptr<float>(), *inverse = inverse_rms.data_ptr<float>();
+    Tensor y = torch::empty_like(x), inverse_rms = torch::empty({rows}, torch::kFloat32);
+    const T *from = x.data_ptr<T>(), *scale = weight.data_ptr<T>();
+    T* to = y.data_ptr<T>();
+    float* inverse = inverse_rms.data_ptr<float>();
     at::parallel_for(0, rows, kGrainRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const float* row = from + i * width;
+        const T* row = from + i * width;
         f32x16 squares{};
         for (int64_t j = 0; j < width; j += kLanes)
           squares += vec::load(row + j) * vec::load(row + j);
@@ -48,15 +50,16 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const auto saved = context->get_saved_variables();
     const Tensor x = saved[0], weight = saved[1], dy = grads[0].contiguous();
     const int64_t rows = x.size(0), width = x.size(1);
-    Tensor dx = torch::empty_like(x), partial = torch::zeros({kWeightChunks, width}, x.options());
-    const float *from = x.data_ptr<float>(), *scale = weight.data_ptr<float>(),
-                *upstream = dy.data_ptr<float>();
+    Tensor dx = torch::empty_like(x),
+           partial = torch::zeros({kWeightChunks, width}, torch::kFloat32);
+    const T *from = x.data_ptr<T>(), *scale = weight.data_ptr<T>(), *upstream = dy.data_ptr<T>();
     const float* inverse = saved[2].data_ptr<float>();
-    float *to = dx.data_ptr<float>(), *sums = partial.data_ptr<float>();
+    T* to = dx.data_ptr<T>();
+    float* sums = partial.data_ptr<float>();
     const int64_t chunk_rows = (rows + kWeightChunks - 1) / kWeightChunks;
     at::parallel_for(0, kWeightChunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * chunk_rows; i < std::min(rows, end * chunk_rows); ++i) {
-        const float *row = from + i * width, *g = upstream + i * width;
+        const T *row = from + i * width, *g = upstream + i * width;
         float* weight_sum = sums + i / chunk_rows * width;  // of this row's chunk
         f32x16 dot{};
         for (int64_t j = 0; j < width; j += kLanes) {
@@ -72,17 +75,18 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
         }
       }
     });
-    return {dx, partial.sum(0), Tensor()};
+    return {dx, partial.sum(0).to(weight.scalar_type()), Tensor()};
   }
 };
 
-struct SwiGlu : torch::autograd::Function<SwiGlu> {
+template <class T>
+struct SwiGlu : torch::autograd::Function<SwiGlu<T>> {
   static Tensor forward(AutogradContext* context, const Tensor& input) {
     const Tensor gate_up = input.contiguous();
     const int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
     Tensor y = torch::empty({rows, width}, gate_up.options());
-    const float* from = gate_up.data_ptr<float>();
-    float* to = y.data_ptr<float>();
+    const T* from = gate_up.data_ptr<T>();
+    T* to = y.data_ptr<T>();
     at::parallel_for(0, rows, kGrainRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t j = 0; j < width; j += kLanes) {
@@ -101,8 +105,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
     const Tensor gate_up = context->get_saved_variables()[0], dy = grads[0].contiguous();
     const int64_t rows = gate_up.size(0), width = gate_up.size(1) / 2;
     Tensor dx = torch::empty_like(gate_up);
-    const float *from = gate_up.data_ptr<float>(), *upstream = dy.data_ptr<float>();
-    float* to = dx.data_ptr<float>();
+    const T *from = gate_up.data_ptr<T>(), *upstream = dy.data_ptr<T>();
+    T* to = dx.data_ptr<T>();
     at::parallel_for(0, rows, kGrainRows, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t gate_at = 2 * i * width, up_at = gate_at + width;
@@ -126,14 +130,14 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && x.size(1) == weight.size(0),
               "rms_norm: want (N, d) and (d,), got ", x.sizes(), " and ", weight.sizes());
   if (!vec::applies(x.options(), x.size(1))) return rms_norm_reference(x, weight, eps);
-  return RmsNorm::apply(x, weight, eps);
+  return vec::dispatch(x.options(), [&]<class T>(T) { return RmsNorm<T>::apply(x, weight, eps); });
 }
 
 Tensor swiglu(const Tensor& gate_up) {
   TORCH_CHECK(gate_up.dim() == 2 && gate_up.size(1) % 2 == 0, "swiglu: want (N, 2f), got ",
               gate_up.sizes());
   if (!vec::applies(gate_up.options(), gate_up.size(1) / 2)) return swiglu_reference(gate_up);
-  return SwiGlu::apply(gate_up);
+  return vec::dispatch(gate_up.options(), [&]<class T>(T) { return SwiGlu<T>::apply(gate_up); });
 }
 
 }  // namespace tiny_zero

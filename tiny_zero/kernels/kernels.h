@@ -1,7 +1,7 @@
 #pragma once
 // The model's fused operations. Each is an ordinary function with a reference implementation in
-// plain LibTorch, `..._reference`, which it must equal. float32 tensors on the CPU take the fused
-// code, all others the reference implementation.
+// plain LibTorch, `..._reference`, which it must equal. float32 and bfloat16 tensors on the CPU take
+// the fused code, all others the reference implementation.
 //
 // Sequences are packed: the tokens of a batch follow one another in one (N, ...) tensor without
 // padding, and `starts` (S + 1 offsets) says where each sequence begins.

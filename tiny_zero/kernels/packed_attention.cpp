@@ -40,6 +40,17 @@ void transpose(const float* from, int64_t from_row, int64_t length, int64_t dim,
   }
 }
 
+/// `length` rows of D numbers as floats: in place, or copied if they are bfloat16.
+inline vec::Matrix widened(const float* from, int64_t row, int64_t, int64_t, Scratch&) {
+  return {from, row};
+}
+inline vec::Matrix widened(const c10::BFloat16* from, int64_t row, int64_t length, int64_t dim,
+                           Scratch& memory) {
+  float* to = memory.get(length * dim);
+  for (int64_t t = 0; t < length; ++t) vec::convert(from + t * row, dim, to + t * dim);
+  return {to, dim};
+}
+
 /// One key-value head of one sequence.
 struct Item {
   int64_t first, length;                // its tokens are rows first .. first + length
@@ -63,12 +74,14 @@ struct Layout {
     return {first, starts[s + 1] - first, key, value, head * group, (head + 1) * group};
   }
   /// Copies the (length, D) rows of a head out of the packed tensor, rotated and times `factor`.
-  void gather_rotated(const float* from, int64_t length, float factor, float* to) const {
+  template <class T>
+  void gather_rotated(const T* from, int64_t length, float factor, float* to) const {
     for (int64_t t = 0; t < length; ++t)
       vec::rotate(from + t * width, cos, sin, t, shape.head_dim, factor, to + t * shape.head_dim);
   }
   /// The transpose of gather_rotated(): the gradient rotates back.
-  void scatter_unrotated(const float* from, int64_t length, float factor, float* to) const {
+  template <class T>
+  void scatter_unrotated(const float* from, int64_t length, float factor, T* to) const {
     for (int64_t t = 0; t < length; ++t)
       vec::rotate<-1>(from + t * shape.head_dim, cos, sin, t, shape.head_dim, factor,
                       to + t * width);
@@ -107,7 +120,8 @@ void causal_softmax_backward(float* scores, float* grads, int64_t rows, int64_t 
   }
 }
 
-struct PackedAttention : torch::autograd::Function<PackedAttention> {
+template <class T>
+struct PackedAttention : torch::autograd::Function<PackedAttention<T>> {
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos,
                         const Tensor& sin, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
@@ -115,19 +129,21 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
     const Layout at{shape, starts, cos.data_ptr<float>(), sin.data_ptr<float>()};
     const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor output = torch::empty({qkv.size(0), out_width}, qkv.options());
-    Tensor log_sum_exp = torch::empty({qkv.size(0), shape.num_heads}, qkv.options());
-    const float* from = qkv.data_ptr<float>();
-    float *to = output.data_ptr<float>(), *lse = log_sum_exp.data_ptr<float>();
+    Tensor log_sum_exp = torch::empty({qkv.size(0), shape.num_heads}, torch::kFloat32);
+    const T* from = qkv.data_ptr<T>();
+    T* to = output.data_ptr<T>();
+    float* lse = log_sum_exp.data_ptr<float>();
 
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t index = 0; index < at.items(); ++index) {
       const Item item = at.item(index);
-      thread_local Scratch rotated_memory, keys_memory, scores_memory;
+      thread_local Scratch memory[5];
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
-      const float* rows = from + first * width;           // (T, width)
-      const float* values = rows + item.value_column;     // (T, D) with stride `width`
-      float* rotated = rotated_memory.get(length * dim);  // (T, D): the keys, then the queries
-      float* keys = keys_memory.get(dim * padded);        // (D, T padded)
+      const T* rows = from + first * width;          // (T, width)
+      float* rotated = memory[0].get(length * dim);  // (T, D): the keys, then the queries
+      float* keys = memory[1].get(dim * padded);     // (D, T padded)
+      const vec::Matrix values =                     // (T, D)
+          widened(rows + item.value_column, width, length, dim, memory[2]);
       at.gather_rotated(rows + item.key_column, length, 1.0F, rotated);
       transpose(rotated, dim, length, dim, keys, padded);
       for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
@@ -136,12 +152,19 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
           // Causal: query rows i .. i + tile see the first `seen` keys.
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
           const int64_t stride = vec::round_up(seen);
-          float* scores = scores_memory.get(tile * stride);  // (tile, seen)
+          float* scores = memory[3].get(tile * stride);  // (tile, seen)
           vec::matmul(tile, seen, dim, {rotated + i * dim, dim}, {keys, padded}, scores, stride);
           causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head,
                          shape.num_heads);
-          vec::matmul(tile, dim, seen, {scores, stride}, {values, width},
-                      to + (first + i) * out_width + head * dim, out_width);
+          T* out = to + (first + i) * out_width + head * dim;  // (tile, D)
+          if constexpr (std::is_same_v<T, float>) {
+            vec::matmul(tile, dim, seen, {scores, stride}, values, out, out_width);
+          } else {
+            float* wide = memory[4].get(tile * dim);
+            vec::matmul(tile, dim, seen, {scores, stride}, values, wide, dim);
+            for (int64_t t = 0; t < tile; ++t)
+              vec::convert(wide + t * dim, dim, out + t * out_width);
+          }
         }
       }
     }
@@ -163,17 +186,17 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
     const Layout at{shape, starts, saved[2].data_ptr<float>(), saved[3].data_ptr<float>()};
     const int64_t dim = shape.head_dim, width = at.width, out_width = at.out_width;
     Tensor gradient = torch::empty_like(qkv);
-    const float *from = qkv.data_ptr<float>(), *lse = saved[1].data_ptr<float>(),
-                *up = upstream.data_ptr<float>();
-    float* to = gradient.data_ptr<float>();
+    const T *from = qkv.data_ptr<T>(), *up = upstream.data_ptr<T>();
+    const float* lse = saved[1].data_ptr<float>();
+    T* to = gradient.data_ptr<T>();
 
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t index = 0; index < at.items(); ++index) {
       const Item item = at.item(index);
-      thread_local Scratch memory[9];
+      thread_local Scratch memory[11];
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
-      const float *rows = from + first * width, *values = rows + item.value_column;
-      float* grad_rows = to + first * width;  // (T, width), as `rows`
+      const T* rows = from + first * width;
+      T* grad_rows = to + first * width;  // (T, width), as `rows`
       float *keys = memory[0].get(length * dim), *keys_t = memory[1].get(dim * padded);
       float *queries = memory[2].get(length * dim), *values_t = memory[3].get(dim * padded);
       float *grad_queries = memory[4].get(length * dim),
@@ -181,18 +204,22 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
             *grad_values = memory[6].get(length * dim, /*zeroed=*/true);
       at.gather_rotated(rows + item.key_column, length, 1.0F, keys);
       transpose(keys, dim, length, dim, keys_t, padded);
-      transpose(values, width, length, dim, values_t, padded);
+      const vec::Matrix values =
+          widened(rows + item.value_column, width, length, dim, memory[9]);
+      transpose(values.at, values.row, length, dim, values_t, padded);
       for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
         at.gather_rotated(rows + head * dim, length, at.scale, queries);
+        const vec::Matrix upstream_head =  // (T, D)
+            widened(up + first * out_width + head * dim, out_width, length, dim, memory[10]);
         for (int64_t i = 0; i < length; i += kTileRows) {
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
           const int64_t stride = vec::round_up(seen);
           float* probs = memory[7].get(tile * stride);        // (tile, seen): S, then P
           float* grad_scores = memory[8].get(tile * stride);  // (tile, seen): dP, then dS
           const float* query = queries + i * dim;             // (tile, D)
-          const float* grad_out = up + (first + i) * out_width + head * dim;  // (tile, D)
+          const vec::Matrix grad_out = upstream_head.from(i);  // (tile, D)
           vec::matmul(tile, seen, dim, {query, dim}, {keys_t, padded}, probs, stride);
-          vec::matmul(tile, seen, dim, {grad_out, out_width}, {values_t, padded}, grad_scores,
+          vec::matmul(tile, seen, dim, grad_out, {values_t, padded}, grad_scores,
                       stride);
           causal_softmax_backward(probs, grad_scores, tile, i, stride,
                                   lse + (first + i) * shape.num_heads + head, shape.num_heads);
@@ -201,14 +228,14 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
           // Keys and values gather from every tile and every head; stride and 1 swapped transpose.
           vec::matmul<true>(seen, dim, tile, {grad_scores, 1, stride}, {query, dim}, grad_keys,
                             dim);
-          vec::matmul<true>(seen, dim, tile, {probs, 1, stride}, {grad_out, out_width}, grad_values,
+          vec::matmul<true>(seen, dim, tile, {probs, 1, stride}, grad_out, grad_values,
                             dim);
         }
         at.scatter_unrotated(grad_queries, length, at.scale, grad_rows + head * dim);
       }
       at.scatter_unrotated(grad_keys, length, 1.0F, grad_rows + item.key_column);
       for (int64_t t = 0; t < length; ++t)
-        std::copy_n(grad_values + t * dim, dim, grad_rows + t * width + item.value_column);
+        vec::convert(grad_values + t * dim, dim, grad_rows + t * width + item.value_column);
     }
     return {gradient, Tensor(), Tensor(), Tensor(), Tensor()};
   }
@@ -224,7 +251,9 @@ Tensor packed_attention(const Tensor& qkv, const Rope& rope, const std::vector<i
               "packed_attention: starts must run from 0 to N = ", qkv.size(0), ", got ", starts);
   if (!vec::applies(qkv.options(), shape.head_dim))
     return packed_attention_reference(qkv, rope, starts, shape);
-  return PackedAttention::apply(qkv, rope.cos, rope.sin, starts, shape);
+  return vec::dispatch(qkv.options(), [&]<class T>(T) {
+    return PackedAttention<T>::apply(qkv, rope.cos, rope.sin, starts, shape);
+  });
 }
 
 }  // namespace tiny_zero

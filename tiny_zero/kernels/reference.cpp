@@ -1,5 +1,5 @@
 // Every operation of kernels.h as plain LibTorch mathematics: read this file first. The other files
-// compute the same numbers faster, for float32 on the CPU; elsewhere the model runs this code.
+// compute the same numbers faster on the CPU; elsewhere the model runs this code.
 
 #include <cmath>
 

@@ -1,10 +1,14 @@
 #pragma once
 // What the CPU kernels share. They compute on sixteen floats at a time through the compiler's
-// vector extension: one AVX-512 register, two of AVX2, four of SSE or NEON.
+// vector extension: one AVX-512 register, two of AVX2, four of SSE or NEON. Tensors are float32 or
+// bfloat16, the upper half of a float32: a kernel is a template over that type and computes in
+// float32 between its load()s and store()s.
 
 #include <c10/core/TensorOptions.h>
+#include <c10/util/BFloat16.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -13,9 +17,16 @@ namespace tiny_zero::vec {
 
 constexpr int64_t kLanes = 16;
 
-/// Whether the fused code applies: float32 on the CPU, in rows of whole vectors.
+/// Whether the fused code applies: float32 or bfloat16 on the CPU, in rows of whole vectors.
 inline bool applies(const c10::TensorOptions& options, int64_t width) {
-  return options.device().is_cpu() && options.dtype() == c10::kFloat && width % kLanes == 0;
+  return options.device().is_cpu() && width % kLanes == 0 &&
+         (options.dtype() == c10::kFloat || options.dtype() == c10::kBFloat16);
+}
+
+/// body(T{}) for the element type T of tensors to which the fused code applies.
+template <class Body>
+auto dispatch(const c10::TensorOptions& options, const Body& body) {
+  return options.dtype() == c10::kFloat ? body(float{}) : body(c10::BFloat16{});
 }
 
 /// The smallest multiple of kLanes that is at least n.
@@ -23,13 +34,42 @@ inline int64_t round_up(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; 
 
 using f32x16 = float __attribute__((vector_size(64)));
 using i32x16 = int32_t __attribute__((vector_size(64)));
+using u32x16 = uint32_t __attribute__((vector_size(64)));
+using u16x16 = uint16_t __attribute__((vector_size(32)));
 
 inline f32x16 load(const float* from) {
   f32x16 value;
   std::memcpy(&value, from, sizeof value);
   return value;
 }
+inline f32x16 load(const c10::BFloat16* from) {
+  u16x16 upper;
+  std::memcpy(&upper, from, sizeof upper);
+  return std::bit_cast<f32x16>(__builtin_convertvector(upper, u32x16) << 16);
+}
 inline void store(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
+
+/// The bits of floats, rounded so that their upper halves are the nearest bfloat16, ties to even.
+template <class Bits>
+inline Bits rounded_to_upper(Bits bits) {
+  return bits + 0x7fffU + ((bits >> 16) & 1U);
+}
+inline void store(c10::BFloat16* to, f32x16 value) {
+  const u32x16 bits = rounded_to_upper(std::bit_cast<u32x16>(value));
+  const u16x16 upper = __builtin_convertvector(bits >> 16, u16x16);
+  std::memcpy(to, &upper, sizeof upper);
+}
+/// One number, without the branch of c10's own conversion, which would not be vectorized.
+inline void store(float* to, float value) { *to = value; }
+inline void store(c10::BFloat16* to, float value) {
+  to->x = static_cast<uint16_t>(rounded_to_upper(std::bit_cast<uint32_t>(value)) >> 16);
+}
+
+/// Copies `size` numbers, a multiple of 16, from one type to another.
+template <class From, class To>
+inline void convert(const From* from, int64_t size, To* to) {
+  for (int64_t i = 0; i < size; i += kLanes) store(to + i, load(from + i));
+}
 inline f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 inline f32x16 min(f32x16 a, f32x16 b) { return a < b ? a : b; }
 
@@ -83,16 +123,16 @@ inline ExpRow exponentiate(float* row, int64_t length, int64_t padded) {
 
 /// to = R(position) from * scale, where R rotates the pairs (i, i + D / 2); kDirection -1 rotates
 /// back.   [RoFormer]
-template <int kDirection = 1>
-inline void rotate(const float* from, const float* cos, const float* sin, int64_t position,
-                   int64_t dim, float scale, float* to) {
+template <int kDirection = 1, class From, class To>
+inline void rotate(const From* from, const float* cos, const float* sin, int64_t position,
+                   int64_t dim, float scale, To* to) {
   const int64_t half = dim / 2;
   for (int64_t i = 0; i < half; ++i) {
     const float c = cos[position * half + i] * scale;
     const float s = kDirection * sin[position * half + i] * scale;
     const float x = from[i], y = from[i + half];
-    to[i] = x * c - y * s;
-    to[i + half] = y * c + x * s;
+    store(to + i, x * c - y * s);
+    store(to + i + half, y * c + x * s);
   }
 }
 
@@ -138,6 +178,7 @@ inline void matmul_columns(int64_t rows, int64_t depth, const float* a, int64_t 
 struct Matrix {
   const float* at;
   int64_t row, column = 1;
+  Matrix from(int64_t first_row) const { return {at + first_row * row, row, column}; }
 };
 
 /// Small matrix product for attention tiles that fit the cache: C (rows x columns) (+)= A (rows x
