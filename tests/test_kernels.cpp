@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "tiny_zero/kernels/kernels.h"
+#include "tiny_zero/kernels/vec.h"
 
 using namespace tiny_zero;
 using torch::Tensor;
@@ -60,7 +61,56 @@ void check_equal(const Fused& fused, const Reference& reference, std::vector<Ten
   }
 }
 
+/// Checks that a function of bfloat16 tensors on the CPU, which is fused, agrees with the reference
+/// in float32 on the same numbers, and its gradients: within what rounding a few intermediate
+/// results to 8 bits can do.
+template <class Fused, class Reference>
+void check_close_in_bfloat16(const Fused& fused, const Reference& reference,
+                             std::vector<Tensor> inputs) {
+  const auto leaves = [&](torch::Dtype type) {
+    std::vector<Tensor> list;
+    for (const auto& input : inputs)
+      list.push_back(input.to(torch::kBFloat16).to(type).requires_grad_());
+    return list;
+  };
+  const auto narrow = leaves(torch::kBFloat16), wide = leaves(torch::kFloat32);
+  const Tensor y = fused(narrow), expected = reference(wide);
+  CHECK((y.scalar_type() == torch::kBFloat16));
+  const auto check = [](const Tensor& found, const Tensor& wanted) {
+    CHECK(largest_difference(found, wanted) < 0.02 * wanted.abs().max().item<double>());
+    const Tensor error = found.to(torch::kFloat32) - wanted;
+    CHECK(error.norm().item<double>() < 0.006 * wanted.norm().item<double>());
+  };
+  check(y, expected);
+  const Tensor upstream = noise(y.sizes(), 99).to(torch::kBFloat16);
+  const auto grads = torch::autograd::grad({y}, narrow, {upstream});
+  const auto wanted = torch::autograd::grad({expected}, wide, {upstream.to(torch::kFloat32)});
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    CAPTURE(i);
+    CHECK((grads[i].scalar_type() == torch::kBFloat16));
+    check(grads[i], wanted[i]);
+  }
+}
+
 }  // namespace
+
+TEST_CASE("a float becomes the nearest bfloat16, ties to even, as c10 has it") {
+  Tensor x = noise({16 * 400}, 20);
+  x.slice(0, 0, 6) = torch::tensor({0.0F, -0.0F, 1.00390625F, 1.01171875F, 3.4e38F, -1e-40F});
+  x[6] = kInfinity;
+  x[7] = -kInfinity;
+  std::vector<c10::BFloat16> found(x.numel());
+  vec::convert(x.data_ptr<float>(), x.numel(), found.data());
+  const Tensor expected = x.to(torch::kBFloat16);
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    CHECK(found[i].x == expected.data_ptr<c10::BFloat16>()[i].x);
+    c10::BFloat16 one;
+    vec::store(&one, x.data_ptr<float>()[i]);
+    CHECK(one.x == found[i].x);
+  }
+  vec::store(found.data(), vec::f32x16{} + std::nanf(""));
+  CHECK(std::isnan(static_cast<float>(found[3])));
+}
 
 TEST_CASE("attention of two tokens worked by hand") {
   // One head of two numbers, so position 1 turns by one radian. Scores of token 1: cos(1) / sqrt(2)
@@ -82,6 +132,10 @@ TEST_CASE("packed_attention equals its reference for all head sizes, groupings a
     const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 1);
     check_equal([&] { return packed_attention(qkv, rope, starts, shape); },
                 [&] { return packed_attention_reference(qkv, rope, starts, shape); }, {qkv});
+    check_close_in_bfloat16(
+        [&](const auto& in) { return packed_attention(in[0], rope, starts, shape); },
+        [&](const auto& in) { return packed_attention_reference(in[0], rope, starts, shape); },
+        {qkv});
   }
 }
 
@@ -120,13 +174,20 @@ TEST_CASE("a packed sequence sees nothing of its neighbours, not even nan [T23]"
 }
 
 TEST_CASE("cached_attention, token by token, equals packed_attention and its reference") {
-  for (const AttentionShape shape : {AttentionShape{2, 2, 16}, {4, 2, 32}, {7, 1, 64}}) {
+  for (const auto& [shape, type] : {std::pair{AttentionShape{2, 2, 16}, torch::kFloat32},
+                                    {{4, 2, 32}, torch::kFloat32},
+                                    {{7, 1, 64}, torch::kFloat32},
+                                    {{2, 2, 16}, torch::kBFloat16},
+                                    {{4, 2, 32}, torch::kBFloat16},
+                                    {{7, 1, 64}, torch::kBFloat16}}) {
+    const double allowed = type == torch::kFloat32 ? 1e-5 : 0.03;
     const std::vector<int64_t> lengths{1, 17, 40, 16}, row_of{3, 0, 4, 1},
         starts = starts_of(lengths);
     const Rope rope = make_rope(40, shape.head_dim);
-    const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 6);
-    const Tensor expected = packed_attention_reference(qkv, rope, starts, shape);
-    KvCache cache(5, 40, shape, torch::kFloat32);
+    const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 6).to(type);
+    const Tensor expected =
+        packed_attention_reference(qkv.to(torch::kFloat32), rope, starts, shape);
+    KvCache cache(5, 40, shape, type);
     cache.keys.fill_(50.0);  // what earlier responses left behind
     cache.values.fill_(1e4);
     KvCache reference_cache = cache;
@@ -143,13 +204,15 @@ TEST_CASE("cached_attention, token by token, equals packed_attention and its ref
                    at = torch::full_like(index, t);
       const Tensor token_qkv = qkv.index_select(0, index), wanted = expected.index_select(0, index);
       CHECK(largest_difference(cached_attention(cache, token_qkv, rope, shape, row_ids, at, t + 1),
-                               wanted) < 1e-5);
+                               wanted) < allowed);
       CHECK(largest_difference(cached_attention_reference(reference_cache, token_qkv, rope, shape,
                                                           row_ids, at, t + 1),
-                               wanted) < 1e-5);
+                               wanted) < allowed);
     }
-    CHECK(largest_difference(cache.keys, reference_cache.keys) < 1e-5);
-    CHECK(torch::equal(cache.values, reference_cache.values));
+    CHECK(largest_difference(cache.keys, reference_cache.keys) < allowed);
+    // Unwritten positions aside: the fused code zeroes the second half of a pair before it is
+    // known.
+    if (type == torch::kFloat32) CHECK(torch::equal(cache.values, reference_cache.values));
   }
 }
 
@@ -165,6 +228,10 @@ TEST_CASE("rms_norm equals its reference and the hand calculation") {
       const Tensor x = noise({rows, width}, 7) * scale, weight = noise({width}, 8);
       check_equal([&] { return rms_norm(x, weight, 1e-6); },
                   [&] { return rms_norm_reference(x, weight, 1e-6); }, {x, weight});
+      if (width % 16 != 0) continue;
+      check_close_in_bfloat16([](const auto& in) { return rms_norm(in[0], in[1], 1e-6); },
+                              [](const auto& in) { return rms_norm_reference(in[0], in[1], 1e-6); },
+                              {x, weight});
     }
   }
 }
@@ -177,6 +244,9 @@ TEST_CASE("swiglu equals its reference and the hand calculation, also far from z
     gate_up.index_put_({0, Slice(0, 4)}, torch::tensor({200.0F, -200.0F, 30.0F, -30.0F}));
     check_equal([&] { return swiglu(gate_up); }, [&] { return swiglu_reference(gate_up); },
                 {gate_up});
+    if (width % 16 != 0) continue;
+    check_close_in_bfloat16([](const auto& in) { return swiglu(in[0]); },
+                            [](const auto& in) { return swiglu_reference(in[0]); }, {gate_up});
   }
 }
 

@@ -13,7 +13,6 @@ namespace tiny_zero {
 namespace {
 
 using torch::Tensor;
-using vec::f32x16;
 using vec::kLanes;
 
 /// Sampling jumps through the whole cache at every token. Pages of 2 MiB save most of the address
@@ -35,34 +34,6 @@ void prefetch(const T* from, int64_t size) {
     __builtin_prefetch(from + i, /*write=*/0, /*locality=*/2);
 }
 
-/// scores[t] = query . key_t for t in [0, length); the sixteen positions of a block at once.
-template <class T>
-void score_keys(const float* query, const T* keys, int64_t length, int64_t dim, float* scores) {
-  for (int64_t t = 0; t < length; t += kLanes, keys += dim * kLanes) {
-    f32x16 sums[4] = {};  // four chains hide the latency of the multiply-add
-    for (int64_t d = 0; d < dim; d += 4) {
-      for (int64_t c = 0; c < 4; ++c) sums[c] += query[d + c] * vec::load(keys + (d + c) * kLanes);
-    }
-    vec::store(scores + t, (sums[0] + sums[1]) + (sums[2] + sums[3]));
-  }
-}
-
-/// out = sum_t weights[t] values[t] / total.
-template <class T>
-void mix_values(const float* weights, const T* values, int64_t length, int64_t dim, float total,
-                T* out) {
-  for (int64_t d = 0; d < dim; d += kLanes) {
-    f32x16 sums[4] = {};
-    int64_t t = 0;
-    for (; t + 4 <= length; t += 4) {
-      for (int64_t c = 0; c < 4; ++c)
-        sums[c] += weights[t + c] * vec::load(values + (t + c) * dim + d);
-    }
-    for (; t < length; ++t) sums[0] += weights[t] * vec::load(values + t * dim + d);
-    vec::store(out + d, ((sums[0] + sums[1]) + (sums[2] + sums[3])) / total);
-  }
-}
-
 /// cached_attention() for tensors of type T.
 template <class T>
 Tensor attend(KvCache& cache, const Tensor& qkv, const Rope& rope, const AttentionShape& shape,
@@ -81,13 +52,19 @@ Tensor attend(KvCache& cache, const Tensor& qkv, const Rope& rope, const Attenti
     return (row_of[item / kv_heads] * kv_heads + item % kv_heads) * head_size;
   };
 
+  using F = vec::Factor<T>;
+  constexpr int64_t kPack = vec::kPack<T>;
   at::parallel_for(0, batch * kv_heads, /*grain_size=*/8, [&](int64_t begin, int64_t end) {
-    std::vector<float> scores(vec::round_up(length)), rotated(dim);
+    const int64_t padded = vec::round_up(length);
+    std::vector<float> scores(heads_per_kv * padded), mixed(heads_per_kv * dim);
+    std::vector<T> probs(scores.size()), queries(mixed.size()), rotated(dim);
+    std::vector<float> totals(heads_per_kv);
     for (int64_t item = begin; item < end; ++item) {
       const int64_t b = item / kv_heads, kv_head = item % kv_heads, position = position_of[b];
+      const int64_t seen = position + 1;
       const T* token = from + b * shape.qkv_width();
-      T* keys = all_keys + offset(item);      // (capacity / 16, D, 16)
-      T* values = all_values + offset(item);  // (capacity, D)
+      T* keys = all_keys + offset(item);      // (capacity / 16, D / pack, 16, pack)
+      T* values = all_values + offset(item);  // (capacity / pack, D, pack)
       if (item + 1 < end) {
         // The last step left this memory cold, so each item fetches what the next one reads.
         const int64_t size = vec::round_up(position_of[(item + 1) / kv_heads] + 1) * dim;
@@ -95,17 +72,37 @@ Tensor attend(KvCache& cache, const Tensor& qkv, const Rope& rope, const Attenti
         prefetch(all_values + offset(item + 1), size);
       }
       vec::rotate(token + shape.key_column(kv_head), cos, sin, position, dim, 1.0F, rotated.data());
-      T* key = keys + position / kLanes * kLanes * dim + position % kLanes;
-      for (int64_t d = 0; d < dim; ++d) vec::store(key + d * kLanes, rotated[d]);
-      std::copy_n(token + shape.value_column(kv_head), dim, values + position * dim);
+      const T* value = token + shape.value_column(kv_head);
+      T* key = keys + position / kLanes * kLanes * dim + position % kLanes * kPack;
+      T* slot = values + position / kPack * kPack * dim + position % kPack;
+      for (int64_t d = 0; d < dim; ++d) {
+        key[d / kPack * kPack * kLanes + d % kPack] = rotated[d];
+        slot[d * kPack] = value[d];
+        // The other half of a pair waits for the next position; until then it must not be nan.
+        if (kPack == 2 && position % 2 == 0) slot[d * kPack + 1] = T(0);
+      }
 
-      for (int64_t head = kv_head * heads_per_kv; head < (kv_head + 1) * heads_per_kv; ++head) {
-        vec::rotate(token + head * dim, cos, sin, position, dim, scale, rotated.data());
-        score_keys(rotated.data(), keys, position + 1, dim, scores.data());
-        const float total =
-            vec::exponentiate(scores.data(), position + 1, vec::round_up(position + 1)).sum;
-        mix_values(scores.data(), values, position + 1, dim, total,
-                   to + (b * shape.num_heads + head) * dim);
+      for (int64_t h = 0; h < heads_per_kv; ++h) {
+        vec::rotate(token + (kv_head * heads_per_kv + h) * dim, cos, sin, position, dim, scale,
+                    queries.data() + h * dim);
+      }
+      for (int64_t t = 0; t < seen; t += kLanes) {
+        const vec::Matrix<F> block{reinterpret_cast<const F*>(keys + t * dim), kLanes};
+        vec::matmul(heads_per_kv, kLanes, dim / kPack, vec::left(queries.data(), dim), block,
+                    scores.data() + t, padded);
+      }
+      for (int64_t h = 0; h < heads_per_kv; ++h) {
+        float* row = scores.data() + h * padded;
+        totals[h] = vec::exponentiate(row, seen, vec::round_up(seen)).sum;
+        vec::convert(row, vec::round_up(seen), probs.data() + h * padded);
+      }
+      const vec::Matrix<F> rows_of_values{reinterpret_cast<const F*>(values), dim};
+      vec::matmul(heads_per_kv, dim, (seen + kPack - 1) / kPack, vec::left(probs.data(), padded),
+                  rows_of_values, mixed.data(), dim);
+      for (int64_t h = 0; h < heads_per_kv; ++h) {
+        T* out = to + (b * shape.num_heads + kv_head * heads_per_kv + h) * dim;
+        for (int64_t d = 0; d < dim; d += kLanes)
+          vec::store(out + d, vec::load(mixed.data() + h * dim + d) / totals[h]);
       }
     }
   });
@@ -117,10 +114,13 @@ Tensor attend(KvCache& cache, const Tensor& qkv, const Rope& rope, const Attenti
 KvCache::KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
                  const torch::TensorOptions& options) {
   const int64_t padded = vec::round_up(capacity);
-  const int64_t block = vec::applies(options, shape.head_dim) ? kLanes : padded;
+  const bool fused = vec::applies(options, shape.head_dim);
+  const int64_t block = fused ? kLanes : padded;
+  const int64_t pack = fused && options.dtype() == torch::kBFloat16 ? vec::kPack<c10::BFloat16> : 1;
   // Zeroed: the reference implementation reads unwritten values with weight 0, and 0 * nan is nan.
-  keys = torch::empty({rows, shape.num_kv_heads, padded / block, shape.head_dim, block}, options);
-  values = torch::empty({rows, shape.num_kv_heads, padded, shape.head_dim}, options);
+  const int64_t heads = shape.num_kv_heads, dim = shape.head_dim;
+  keys = torch::empty({rows, heads, padded / block, dim / pack, block, pack}, options);
+  values = torch::empty({rows, heads, padded / pack, dim, pack}, options);
   for (Tensor* tensor : {&keys, &values}) {
     if (options.device().is_cpu()) request_huge_pages(*tensor);
     tensor->zero_();

@@ -1,7 +1,7 @@
 #pragma once
 // The model's fused operations. Each is an ordinary function with a reference implementation in
-// plain LibTorch, `..._reference`, which it must equal. float32 and bfloat16 tensors on the CPU take
-// the fused code, all others the reference implementation.
+// plain LibTorch, `..._reference`, which it must equal. float32 and bfloat16 tensors on the CPU
+// take the fused code, all others the reference implementation.
 //
 // Sequences are packed: the tokens of a batch follow one another in one (N, ...) tensor without
 // padding, and `starts` (S + 1 offsets) says where each sequence begins.
@@ -51,14 +51,16 @@ torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& r
 
 /// Keys and values of one layer for `rows` sequences that are being sampled. Keys lie in blocks of
 /// positions, transposed within each block, so that sixteen scores are computed at once. The plain
-/// layout (D, capacity) is the same with a single block.
+/// layout (D, capacity) is the same with a single block. What is summed over comes in packs of
+/// `pack` numbers, so that a product of bfloat16 takes two at once.
 struct KvCache {
-  torch::Tensor keys;    // (rows, K, capacity / block, D, block), rotated
-  torch::Tensor values;  // (rows, K, capacity, D)
+  torch::Tensor keys;    // (rows, K, capacity / block, D / pack, block, pack), rotated
+  torch::Tensor values;  // (rows, K, capacity / pack, D, pack)
   KvCache() = default;
   KvCache(int64_t rows, int64_t capacity, const AttentionShape& shape,
           const torch::TensorOptions& options);
-  int64_t capacity() const { return values.size(2); }
+  int64_t pack() const { return values.size(4); }
+  int64_t capacity() const { return values.size(2) * pack(); }
 };
 
 /// Writes the keys and values of N tokens into the cache.

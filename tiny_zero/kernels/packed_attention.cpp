@@ -24,31 +24,30 @@ constexpr int64_t kTileRows = 30;  // query rows per tile, a multiple of matmul'
 /// `zeroed`.
 struct Scratch {
   std::vector<float> memory;
-  float* get(int64_t size, bool zeroed = false) {
+  template <class T = float>
+  T* get(int64_t size, bool zeroed = false) {
     if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
     if (zeroed) std::fill_n(memory.begin(), size, 0.0F);
-    return memory.data();
+    return reinterpret_cast<T*>(memory.data());
   }
 };
 
 /// to[d][t] = from[t][d], zero in the columns from `length` to `padded`.
-void transpose(const float* from, int64_t from_row, int64_t length, int64_t dim, float* to,
-               int64_t padded) {
+template <class F>
+vec::Matrix<F> transpose(vec::Matrix<F> from, int64_t length, int64_t dim, F* to, int64_t padded) {
   for (int64_t d = 0; d < dim; ++d) {
-    for (int64_t t = 0; t < length; ++t) to[d * padded + t] = from[t * from_row + d];
-    std::fill(to + d * padded + length, to + (d + 1) * padded, 0.0F);
+    for (int64_t t = 0; t < length; ++t)
+      std::memcpy(to + d * padded + t, from.at + t * from.row + d, sizeof(F));
+    std::fill(to + d * padded + length, to + (d + 1) * padded, F{});
   }
+  return {to, padded};
 }
 
-/// `length` rows of D numbers as floats: in place, or copied if they are bfloat16.
-inline vec::Matrix widened(const float* from, int64_t row, int64_t, int64_t, Scratch&) {
-  return {from, row};
-}
-inline vec::Matrix widened(const c10::BFloat16* from, int64_t row, int64_t length, int64_t dim,
-                           Scratch& memory) {
-  float* to = memory.get(length * dim);
-  for (int64_t t = 0; t < length; ++t) vec::convert(from + t * row, dim, to + t * dim);
-  return {to, dim};
+/// Scores in the type of the tensors: in place, or copied.
+inline const float* narrowed(const float* scores, int64_t, float*) { return scores; }
+inline const c10::BFloat16* narrowed(const float* scores, int64_t size, c10::BFloat16* memory) {
+  vec::convert(scores, size, memory);
+  return memory;
 }
 
 /// One key-value head of one sequence.
@@ -75,7 +74,7 @@ struct Layout {
   }
   /// Copies the (length, D) rows of a head out of the packed tensor, rotated and times `factor`.
   template <class T>
-  void gather_rotated(const T* from, int64_t length, float factor, float* to) const {
+  void gather_rotated(const T* from, int64_t length, float factor, T* to) const {
     for (int64_t t = 0; t < length; ++t)
       vec::rotate(from + t * width, cos, sin, t, shape.head_dim, factor, to + t * shape.head_dim);
   }
@@ -122,6 +121,9 @@ void causal_softmax_backward(float* scores, float* grads, int64_t rows, int64_t 
 
 template <class T>
 struct PackedAttention : torch::autograd::Function<PackedAttention<T>> {
+  using F = vec::Factor<T>;
+  static constexpr int64_t kPack = vec::kPack<T>;
+
   static Tensor forward(AutogradContext* context, const Tensor& input, const Tensor& cos,
                         const Tensor& sin, const std::vector<int64_t>& starts,
                         const AttentionShape& shape) {
@@ -137,15 +139,15 @@ struct PackedAttention : torch::autograd::Function<PackedAttention<T>> {
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t index = 0; index < at.items(); ++index) {
       const Item item = at.item(index);
-      thread_local Scratch memory[5];
+      thread_local Scratch memory[6];
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
-      const T* rows = from + first * width;          // (T, width)
-      float* rotated = memory[0].get(length * dim);  // (T, D): the keys, then the queries
-      float* keys = memory[1].get(dim * padded);     // (D, T padded)
-      const vec::Matrix values =                     // (T, D)
-          widened(rows + item.value_column, width, length, dim, memory[2]);
+      const T* rows = from + first * width;         // (T, width)
+      T* rotated = memory[0].get<T>(length * dim);  // (T, D): the keys, then the queries
       at.gather_rotated(rows + item.key_column, length, 1.0F, rotated);
-      transpose(rotated, dim, length, dim, keys, padded);
+      const auto keys_t = transpose(vec::left(rotated, dim), length, dim / kPack,
+                                    memory[1].get<F>(dim * padded), padded);
+      const auto values = vec::right(rows + item.value_column, width, length, dim,
+                                     memory[2].get<F>((length + 1) * dim));
       for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
         at.gather_rotated(rows + head * dim, length, at.scale, rotated);
         for (int64_t i = 0; i < length; i += kTileRows) {
@@ -153,18 +155,16 @@ struct PackedAttention : torch::autograd::Function<PackedAttention<T>> {
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
           const int64_t stride = vec::round_up(seen);
           float* scores = memory[3].get(tile * stride);  // (tile, seen)
-          vec::matmul(tile, seen, dim, {rotated + i * dim, dim}, {keys, padded}, scores, stride);
+          vec::matmul(tile, seen, dim / kPack, vec::left(rotated + i * dim, dim), keys_t, scores,
+                      stride);
           causal_softmax(scores, tile, i, stride, lse + (first + i) * shape.num_heads + head,
                          shape.num_heads);
-          T* out = to + (first + i) * out_width + head * dim;  // (tile, D)
-          if constexpr (std::is_same_v<T, float>) {
-            vec::matmul(tile, dim, seen, {scores, stride}, values, out, out_width);
-          } else {
-            float* wide = memory[4].get(tile * dim);
-            vec::matmul(tile, dim, seen, {scores, stride}, values, wide, dim);
-            for (int64_t t = 0; t < tile; ++t)
-              vec::convert(wide + t * dim, dim, out + t * out_width);
-          }
+          const T* probs = narrowed(scores, tile * stride, memory[4].get<T>(tile * stride));
+          float* mixed = memory[5].get(tile * dim);  // (tile, D)
+          vec::matmul(tile, dim, (seen + kPack - 1) / kPack, vec::left(probs, stride), values,
+                      mixed, dim);
+          for (int64_t t = 0; t < tile; ++t)
+            vec::convert(mixed + t * dim, dim, to + (first + i + t) * out_width + head * dim);
         }
       }
     }
@@ -193,43 +193,47 @@ struct PackedAttention : torch::autograd::Function<PackedAttention<T>> {
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t index = 0; index < at.items(); ++index) {
       const Item item = at.item(index);
-      thread_local Scratch memory[11];
+      thread_local Scratch memory[14];
       const int64_t first = item.first, length = item.length, padded = vec::round_up(length);
       const T* rows = from + first * width;
       T* grad_rows = to + first * width;  // (T, width), as `rows`
-      float *keys = memory[0].get(length * dim), *keys_t = memory[1].get(dim * padded);
-      float *queries = memory[2].get(length * dim), *values_t = memory[3].get(dim * padded);
-      float *grad_queries = memory[4].get(length * dim),
-            *grad_keys = memory[5].get(length * dim, /*zeroed=*/true),
-            *grad_values = memory[6].get(length * dim, /*zeroed=*/true);
-      at.gather_rotated(rows + item.key_column, length, 1.0F, keys);
-      transpose(keys, dim, length, dim, keys_t, padded);
-      const vec::Matrix values =
-          widened(rows + item.value_column, width, length, dim, memory[9]);
-      transpose(values.at, values.row, length, dim, values_t, padded);
+      T *rotated_keys = memory[0].get<T>(length * dim), *queries = memory[1].get<T>(length * dim);
+      float *grad_queries = memory[2].get(length * dim),
+            *grad_keys = memory[3].get(length * dim, /*zeroed=*/true),
+            *grad_values = memory[4].get(length * dim, /*zeroed=*/true);
+      at.gather_rotated(rows + item.key_column, length, 1.0F, rotated_keys);
+      const auto keys =
+          vec::right(rotated_keys, dim, length, dim, memory[5].get<F>((length + 1) * dim));
+      const auto keys_t = transpose(vec::left(rotated_keys, dim), length, dim / kPack,
+                                    memory[6].get<F>(dim * padded), padded);
+      const auto values_t = transpose(vec::left(rows + item.value_column, width), length,
+                                      dim / kPack, memory[7].get<F>(dim * padded), padded);
       for (int64_t head = item.query_head; head < item.query_heads_end; ++head) {
         at.gather_rotated(rows + head * dim, length, at.scale, queries);
-        const vec::Matrix upstream_head =  // (T, D)
-            widened(up + first * out_width + head * dim, out_width, length, dim, memory[10]);
         for (int64_t i = 0; i < length; i += kTileRows) {
           const int64_t tile = std::min(kTileRows, length - i), seen = i + tile;
-          const int64_t stride = vec::round_up(seen);
-          float* probs = memory[7].get(tile * stride);        // (tile, seen): S, then P
-          float* grad_scores = memory[8].get(tile * stride);  // (tile, seen): dP, then dS
-          const float* query = queries + i * dim;             // (tile, D)
-          const vec::Matrix grad_out = upstream_head.from(i);  // (tile, D)
-          vec::matmul(tile, seen, dim, {query, dim}, {keys_t, padded}, probs, stride);
-          vec::matmul(tile, seen, dim, grad_out, {values_t, padded}, grad_scores,
-                      stride);
+          const int64_t stride = vec::round_up(seen), packs = (tile + kPack - 1) / kPack;
+          float* probs = memory[8].get(tile * stride);        // (tile, seen): S, then P
+          float* grad_scores = memory[9].get(tile * stride);  // (tile, seen): dP, then dS
+          const T* query = queries + i * dim;                 // (tile, D)
+          const T* grad_out = up + (first + i) * out_width + head * dim;  // (tile, D)
+          vec::matmul(tile, seen, dim / kPack, vec::left(query, dim), keys_t, probs, stride);
+          vec::matmul(tile, seen, dim / kPack, vec::left(grad_out, out_width), values_t,
+                      grad_scores, stride);
           causal_softmax_backward(probs, grad_scores, tile, i, stride,
                                   lse + (first + i) * shape.num_heads + head, shape.num_heads);
-          vec::matmul(tile, dim, seen, {grad_scores, stride}, {keys, dim}, grad_queries + i * dim,
-                      dim);
-          // Keys and values gather from every tile and every head; stride and 1 swapped transpose.
-          vec::matmul<true>(seen, dim, tile, {grad_scores, 1, stride}, {query, dim}, grad_keys,
-                            dim);
-          vec::matmul<true>(seen, dim, tile, {probs, 1, stride}, grad_out, grad_values,
-                            dim);
+          const T* narrow = narrowed(grad_scores, tile * stride, memory[10].get<T>(tile * stride));
+          vec::matmul(tile, dim, (seen + kPack - 1) / kPack, vec::left(narrow, stride), keys,
+                      grad_queries + i * dim, dim);
+          // Keys and values gather from every tile and every head.
+          F *left = memory[11].get<F>((tile + 1) * stride),
+            *right = memory[12].get<F>((tile + 1) * dim);
+          vec::matmul<true>(seen, dim, packs,
+                            vec::right(grad_scores, stride, tile, stride, left).transposed(),
+                            vec::right(query, dim, tile, dim, right), grad_keys, dim);
+          vec::matmul<true>(seen, dim, packs,
+                            vec::right(probs, stride, tile, stride, left).transposed(),
+                            vec::right(grad_out, out_width, tile, dim, right), grad_values, dim);
         }
         at.scatter_unrotated(grad_queries, length, at.scale, grad_rows + head * dim);
       }

@@ -66,10 +66,12 @@ void store_keys_values(KvCache& cache, const Tensor& qkv, const Rope& rope,
   const Tensor heads = qkv.view({qkv.size(0), -1, dim});  // (N, H + 2K, D)
   const Tensor keys = apply_rope(heads.narrow(1, num_heads, num_kv_heads), rope, positions);
   const Tensor values = heads.narrow(1, num_heads + num_kv_heads, num_kv_heads);
-  const int64_t block = cache.keys.size(4);
+  const int64_t block = cache.keys.size(4), pack = cache.pack();
   const Tensor block_index = torch::div(positions, block, "floor");
-  cache.keys.index_put_({rows, Slice(), block_index, Slice(), positions.remainder(block)}, keys);
-  cache.values.index_put_({rows, Slice(), positions}, values);
+  const Tensor pack_index = torch::div(positions, pack, "floor");
+  cache.keys.index_put_({rows, Slice(), block_index, Slice(), positions.remainder(block)},
+                        keys.view({keys.size(0), num_kv_heads, dim / pack, pack}));
+  cache.values.index_put_({rows, Slice(), pack_index, Slice(), positions.remainder(pack)}, values);
 }
 
 Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope& rope,
@@ -86,9 +88,11 @@ Tensor cached_attention_reference(KvCache& cache, const Tensor& qkv, const Rope&
   const Tensor query = apply_rope(heads.narrow(1, 0, num_heads), rope, positions)
                            .view({batch, num_kv_heads, -1, dim});  // (B, K, H / K, D)
   const Tensor keys = select(cache.keys.narrow(2, 0, blocks))
-                          .transpose(2, 3)  // (B, K, D, blocks, block)
+                          .permute({0, 1, 3, 5, 2, 4})  // (B, K, D / pack, pack, blocks, block)
                           .reshape({batch, num_kv_heads, dim, padded});
-  const Tensor values = select(cache.values.narrow(2, 0, padded));       // (B, K, padded, D)
+  const Tensor values = select(cache.values.narrow(2, 0, padded / cache.pack()))
+                            .transpose(3, 4)
+                            .reshape({batch, num_kv_heads, padded, dim});
   const Tensor scores = torch::matmul(query, keys).to(torch::kFloat32);  // (B, K, H / K, padded)
   const Tensor unseen =
       torch::arange(padded, qkv.device()).unsqueeze(0) > positions.unsqueeze(1);  // (B, padded)
