@@ -225,6 +225,7 @@ TEST_CASE("bfloat16 products on a second device: sampling, scoring and an update
         0.2);
   Config config;
   config.learning_rate = 1e-3;
+  config.compute_type = ComputeType::bfloat16;
   Learner learner(there, config);
   const Tensor slopes = torch::linspace(-1, 1, rollout.size()).unsqueeze(1);
   const Tensor before = there.parameters().clone();

@@ -519,11 +519,12 @@ TEST_CASE("update_policy: a term that is not finite is named and changes nothing
 
 TEST_CASE("update_policy with bfloat16 products moves float32 weights at rate 1e-6 [T12]") {
   Model policy = tiny_model(1);
-  policy.set_compute_type(torch::kBFloat16);
+  Config config = plain_config();
+  config.compute_type = ComputeType::bfloat16;
   const Tensor before = policy.parameters().clone();
   const Rollout rollout = rollout_by_hand();
   const Step step =
-      step_of(policy, rollout, experience_of(rollout, torch::ones({3, 3})), plain_config(), 1e-6);
+      step_of(policy, rollout, experience_of(rollout, torch::ones({3, 3})), config, 1e-6);
   CHECK((policy.parameters().scalar_type() == torch::kFloat32));
   const Tensor moved = policy.parameters() != before, wanted = step.gradient.abs() > 1e-4;
   CHECK(wanted.sum().item<int64_t>() > 1000);

@@ -64,6 +64,11 @@ LearningRate critic_learning_rate(const Config& config) {
           config.warmup_updates, config.epochs * config.critic_mini_batches * config.num_steps};
 }
 
+Learner::Learner(Model start, const Config& config)
+    : model(std::move(start)), optimizer(model.parameters(), config) {
+  model.set_compute_type(to_dtype(config.compute_type));
+}
+
 void Learner::save(const std::filesystem::path& directory, const std::string& name) const {
   model.save(directory / name);
   save_safetensors(directory / (name + "_optimizer.safetensors"),
@@ -80,10 +85,9 @@ Learner Learner::load(const std::filesystem::path& directory, const std::string&
   AdamW& optimizer = learner.optimizer;
   for (auto [key, tensor] :
        {std::pair{"mean", &optimizer.mean}, std::pair{"square", &optimizer.square}}) {
-    if (!stored.contains(key) || stored.at(key).numel() != tensor->numel()) {
+    if (!stored.contains(key) || stored.at(key).numel() != tensor->numel())
       throw std::runtime_error(path.string() + ": " + key +
                                " does not fit the model; was the critic setting changed?");
-    }
     tensor->copy_(stored.at(key));
   }
   optimizer.updates = stored.at("updates").item<int64_t>();

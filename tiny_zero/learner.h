@@ -44,8 +44,8 @@ struct Learner {
   Model model;
   AdamW optimizer;
 
-  Learner(Model start, const Config& config)
-      : model(std::move(start)), optimizer(model.parameters(), config) {}
+  /// Gives the model the settings' compute type.
+  Learner(Model start, const Config& config);
   /// One update from the gradients that have been accumulated.   @return as AdamW::step()
   double step(double learning_rate) {
     return optimizer.step(model.parameters(), model.gradients(), learning_rate);

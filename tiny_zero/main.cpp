@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "tiny_zero/files/json.h"
+#include "tiny_zero/kernels/compute_type.h"
 #include "tiny_zero/settings/config.h"
 #include "tiny_zero/settings/progress.h"
 #include "tiny_zero/verbs/command_line.h"
@@ -38,8 +39,7 @@ int run(int argc, char** argv) {
                  "\nCUDA kernels: " TINY_ZERO_CUDA_KERNELS "\n";
     return 0;
   }
-  const auto verb = std::find_if(verbs.begin(), verbs.end(),
-                                 [&](const Verb& candidate) { return candidate.name == name; });
+  const auto verb = std::ranges::find(verbs, name, &Verb::name);
   if (verb == verbs.end())
     throw std::invalid_argument("there is no verb \"" + name + "\"; tiny_zero --help lists them");
   if (verb->pipe) {  // reads and writes in blocks
@@ -58,6 +58,8 @@ int run(int argc, char** argv) {
   if (!read_command_line(verbs, *verb, argc - 1, argv + 1, config, settings)) return 0;
   config.validate();
   if (settings.find("device").in(verb->reads)) check_device(*verb, config);
+  if (settings.find("compute-type").in(verb->reads))
+    config.compute_type = settle_compute_type(config.compute_type, config.device);
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   if (settings.find("task").in(verb->reads)) tasks[config.task]->prepare(config.seed);

@@ -56,11 +56,10 @@ Rollout Sampler::sample(std::vector<std::vector<int64_t>> prompts, int64_t group
   TORCH_CHECK(tokenizer || options_.stop_text.empty(), "Sampler: stop_text needs the tokenizer");
   for (const auto& prompt : prompts) {
     const auto length = static_cast<int64_t>(prompt.size()), limit = policy_.config().max_positions;
-    if (length == 0 || length + options_.max_response_tokens > limit) {
+    if (length == 0 || length + options_.max_response_tokens > limit)
       throw std::invalid_argument(c10::str(
           "a prompt of ", length, " tokens and max-response-tokens ", options_.max_response_tokens,
           " do not fit the model's ", limit, " positions; the prompt must not be empty"));
-    }
   }
   const int64_t num_prompts = static_cast<int64_t>(prompts.size()),
                 responses = num_prompts * group_size;

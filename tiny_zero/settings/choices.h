@@ -48,8 +48,8 @@ constexpr auto choices(HeadInit) { return std::array{"zero", "orz", "normal"}; }
 enum class Schedule { constant, linear, cosine };
 constexpr auto choices(Schedule) { return std::array{"constant", "linear", "cosine"}; }
 
-enum class ComputeType { float32, bfloat16 };
-constexpr auto choices(ComputeType) { return std::array{"float32", "bfloat16"}; }
+enum class ComputeType { automatic, float32, bfloat16 };  // main() settles `automatic` first
+constexpr auto choices(ComputeType) { return std::array{"auto", "float32", "bfloat16"}; }
 
 enum class ChatTemplate { plain, qwen, smollm2 };
 constexpr auto choices(ChatTemplate) { return std::array{"plain", "qwen", "smollm2"}; }

@@ -18,9 +18,8 @@ Settings Config::settings() {
       .add("seed", seed, 0, kMany, "the same seed gives the same run, byte for byte, on the CPU")
       .identity()
       .add("device", device, "cpu, cuda or cuda:N")
-      .add("compute-type", compute_type, "type of the matrix products; weights stay float32 [T12]")
-      .add("gpu-memory", memory,
-           "what train and plan may use, such as 24GiB; empty asks the device")
+      .add("compute-type", compute_type, "of products, auto the fastest; weights: float32 [T12]")
+      .add("gpu-memory", memory, "for train and plan, such as 24GiB; empty asks the device")
       .add("threads", threads, 0, 1024, "CPU threads; 0 takes all cores")
       .add("resume", resume, "continue the run from its newest checkpoint")
       .add("save-every", save_every, 1, kMany, "steps between checkpoints")
@@ -66,9 +65,8 @@ Settings Config::settings() {
       .add("max-pass-rate", max_pass_rate, 0.0, 1.0, "so are those with a larger one");
   list.section("sampling")
       .add("temperature", temperature, 0.0, 100.0,
-           "divides the logits; 0 is greedy (not in training)")
-      .add("top-p", top_p, 1e-9, 1.0,
-           "keep the likeliest tokens of this mass; training needs 1 [T9]")
+           "divides the logits; 0 is greedy, not for training")
+      .add("top-p", top_p, 1e-9, 1.0, "keeps the likeliest tokens of this mass; 1 to train [T9]")
       .add("max-response-tokens", max_response_tokens, 1, kMany,
            "longest response; what the model has not ended by then is truncated")
       .add("stop-text", stop_text, "text that ends a response, such as </answer>; empty for none")

@@ -52,7 +52,6 @@ void bench(Config config) {
   Learner learner(Model(shape, Head::language_model, seed, device), config);
   Model& model = learner.model;
   const torch::Dtype type = to_dtype(config.compute_type);
-  model.set_compute_type(type);
   Sampler sampler(model, {/*temperature=*/1.0, /*top_p=*/1.0, config.response_tokens,
                           config.rollout_batch, seed});
 
@@ -90,6 +89,7 @@ void bench(Config config) {
   std::printf("matrix products: %.0f GFLOP/s, %d threads\n", peak / 1e9, at::get_num_threads());
   const Json line = {{"parameters", model.parameters().numel()},
                      {"threads", at::get_num_threads()},
+                     {"compute_type", type == torch::kBFloat16 ? "bfloat16" : "float32"},
                      {"rollout_tokens_per_s", std::round(rollout_rate)},
                      {"update_tokens_per_s", std::round(update_rate)},
                      {"matmul_gflop_per_s", std::round(peak / 1e9)}};

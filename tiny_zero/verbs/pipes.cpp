@@ -184,11 +184,10 @@ void answer_problems(const Config& config, const Task& task, const LoadedModel& 
 
 void generate(const Config& config, const Task& task) {
   const LoadedModel loaded = load_model(config);
-  const auto& [tokenizer, model] = loaded;
   auto options = sampling_options(config, config.temperature, Stream::generation);
   if (config.problems > 0) return answer_problems(config, task, loaded, options);
   const auto sample = [&](const Problem& problem, int64_t samples, int64_t call) {
-    return Sampler(model, options).sample(tokenizer, {problem}, samples, call);
+    return Sampler(loaded.model, options).sample(loaded.tokenizer, {problem}, samples, call);
   };
   const auto as_problem = [&](const std::string& prompt) {
     return Problem{chat_prompt(config.chat, prompt), ""};
@@ -196,8 +195,8 @@ void generate(const Config& config, const Task& task) {
   if (!config.prompt.empty()) {
     std::string waiting;  // a character that has only begun
     options.on_token = [&](int64_t, int64_t id) {
-      if (std::ranges::count(model.config().end_ids, id) > 0) return;
-      waiting += tokenizer.decode({&id, 1});
+      if (std::ranges::count(loaded.model.config().end_ids, id) > 0) return;
+      waiting += loaded.tokenizer.decode({&id, 1});
       const size_t whole = whole_characters(waiting);
       std::cout << visible(waiting.substr(0, whole)) << std::flush;
       waiting.erase(0, whole);

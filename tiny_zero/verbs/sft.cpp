@@ -95,7 +95,6 @@ void sft(const Config& config, const Settings& settings) {
       config.resume ? Learner::load(checkpoint.path, "model", Head::language_model, device, config)
                     : Learner(Model::load(start, Head::language_model, device).merged(), config);
   learner.model.limit_vocabulary(static_cast<int64_t>(tokenizer.vocab_size()));
-  learner.model.set_compute_type(to_dtype(config.compute_type));
   directory.start();
 
   const int64_t total = config.sft_epochs * std::ssize(examples);  // the last update may be smaller

@@ -29,8 +29,9 @@ std::vector<Verb> make_verbs() {
   std::vector<Verb> verbs{
       {"pretrain",
        "make a tiny base model from the task's base text",
-       {"name", "runs-dir", "seed", "device", "resume", "keep-checkpoints", "task", "base text",
-        "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay", "max-grad-norm"},
+       {"name", "runs-dir", "seed", "device", "compute-type", "resume", "keep-checkpoints", "task",
+        "base text", "shape", "pretraining", "beta1", "beta2", "adam-epsilon", "weight-decay",
+        "max-grad-norm"},
        pretrain,
        /*like_run=*/false,
        /*writes_run=*/true},

@@ -1,0 +1,33 @@
+#include "tiny_zero/kernels/compute_type.h"
+
+#include <iostream>
+
+namespace tiny_zero {
+
+bool cpu_multiplies_bfloat16() {
+#ifdef __x86_64__
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+ComputeType settle_compute_type(ComputeType asked, const std::string& device) {
+  const bool cpu = device == "cpu", fast = !cpu || cpu_multiplies_bfloat16();
+  if (asked == ComputeType::automatic) {
+    std::cerr << "compute-type: auto takes " << (fast ? "bfloat16" : "float32") << ", as "
+              << (!cpu   ? "on every GPU"
+                  : fast ? "this processor multiplies it (AVX-512 BF16)"
+                         : "this processor does not multiply bfloat16 (it lacks AVX-512 BF16)")
+              << '\n';
+    return fast ? ComputeType::bfloat16 : ComputeType::float32;
+  }
+  if (asked == ComputeType::bfloat16 && !fast) {
+    std::cerr << "tiny_zero: compute-type is bfloat16, which this processor does not multiply (it "
+                 "lacks AVX-512 BF16): float32 is faster here, and a run that began on another "
+                 "processor goes on with other roundings\n";
+  }
+  return asked;
+}
+
+}  // namespace tiny_zero

@@ -1,0 +1,18 @@
+#pragma once
+// Which type of matrix products is the fastest on a device.
+
+#include <string>
+
+#include "tiny_zero/settings/choices.h"
+
+namespace tiny_zero {
+
+/// Whether the CPU multiplies bfloat16 in hardware, asked of the processor that runs this: AVX-512
+/// BF16, which every processor with AMX has as well.
+bool cpu_multiplies_bfloat16();
+
+/// What `asked` means on `device`: auto takes bfloat16 on CUDA and on a CPU that multiplies it,
+/// else float32. Says on standard error what auto took and why, and if bfloat16 is the slow choice.
+ComputeType settle_compute_type(ComputeType asked, const std::string& device);
+
+}  // namespace tiny_zero
