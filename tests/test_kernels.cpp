@@ -250,6 +250,29 @@ TEST_CASE("swiglu equals its reference and the hand calculation, also far from z
   }
 }
 
+TEST_CASE("a product with packed weights equals that with the weights as they are") {
+  for (const int64_t rows : {1, 5, 24, 25, 130}) {
+    CAPTURE(rows);
+    const Tensor x = noise({rows, 48}, 21).to(torch::kBFloat16),
+                 weight = noise({96, 48}, 22).to(torch::kBFloat16),
+                 bias = noise({96}, 23).to(torch::kBFloat16),
+                 residual = noise({rows, 96}, 24).to(torch::kBFloat16);
+    const Tensor packed = pack_weight(weight);
+    const Tensor exact = x.to(torch::kFloat64).mm(weight.to(torch::kFloat64).t());
+    const auto check = [](const Tensor& found, const Tensor& wanted) {
+      CHECK((found.scalar_type() == torch::kBFloat16));
+      const Tensor allowed = wanted.abs() / 256 + 1e-4;  // half a step of the last of 8 bits, twice
+      CHECK(((found.to(torch::kFloat64) - wanted).abs() < allowed).all().item<bool>());
+    };
+    check(project(x, packed, bias), exact + bias);
+    check(project(x, packed, {}), exact);
+    check(add_projection(residual, x, packed, 0.5), residual + 0.5 * exact);
+  }
+  CHECK((pack_weight(noise({96, 48}, 22)).scalar_type() == torch::kFloat32));
+  const Tensor odd = noise({40, 48}, 22).to(torch::kBFloat16);  // not whole panels
+  CHECK(torch::equal(pack_weight(odd), odd));
+}
+
 TEST_CASE(
     "token_log_probs equals its reference: log-probs, entropies, gradients, padded vocabulary "
     "[T22]") {

@@ -20,7 +20,8 @@ using torch::Tensor;
 // ---- Forward pass -------------------------------------------------------------------------------
 
 Tensor Model::cast(const Tensor& parameter) const {
-  return parameter.defined() ? parameter.to(compute_type_) : parameter;
+  const bool is_packed = !parameter.defined() || !parameter.is_floating_point();
+  return is_packed ? parameter : parameter.to(compute_type_);
 }
 
 Tensor Model::embed(const Tensor& ids) const { return cast(torch::embedding(embedding_, ids)); }
@@ -38,16 +39,15 @@ Tensor Model::norm(const Tensor& x, const Norm& weights) const {
 /// What the feed-forward part hands to its last matrix.
 /// @param x (N, d)   @return (N, f)
 Tensor Model::ffn(const Tensor& x, const Layer& layer) const {
-  const Tensor up = torch::linear(x, cast(layer.gate_up), cast(layer.up_bias));
+  const Tensor up = project(x, cast(layer.gate_up), cast(layer.up_bias));
   return config_.gated() ? swiglu(up) : torch::gelu(up);  // from (N, 2f); from (N, f)
 }
 
-/// x + a (part weight^T + bias), normed if the family norms sums.
+/// x + a (part weight^T + bias), normed if the family norms sums; a is 1 but in their ramp.
 /// @param x (N, d)   @param part (N, H D) or (N, f)   @return (N, d)
 Tensor Model::add_part(const Tensor& x, const Tensor& part, const Tensor& cast_weight,
                        const Tensor& bias) const {
-  const double a = config_.residual_scale;  // 1 but in the ramp of a post-norm model
-  Tensor sum = torch::addmm(x, part, cast_weight.t(), /*beta=*/1, /*alpha=*/a);
+  Tensor sum = add_projection(x, part, cast_weight, config_.residual_scale);
   if (bias.defined()) sum = sum + cast(bias);  // no post-norm model has one
   return config_.post_norm() ? norm(sum, {}) : sum;
 }
@@ -64,7 +64,7 @@ Tensor Model::run_layers(Tensor x, const Attend& attend) const {
   if (config_.post_norm()) x = norm(x, {});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    Tensor qkv = torch::linear(pre_norm(layer.input_norm), cast(layer.qkv), cast(layer.qkv_bias));
+    Tensor qkv = project(pre_norm(layer.input_norm), cast(layer.qkv), cast(layer.qkv_bias));
     if (config_.qk_norm()) qkv = norm_queries_keys(qkv, layer);  // (N, (H + 2K) D)
     x = add_part(x, attend(i, qkv), cast(layer.output), layer.output_bias);
     x = add_part(x, ffn(pre_norm(layer.ffn_norm), layer), cast(layer.down), layer.down_bias);
@@ -344,9 +344,9 @@ Model Model::clone(Head head) const {
 Model Model::cast_for_sampling() const {
   Model copy = *this;
   const at::NoGradGuard no_grad;
-  for (const auto& [name, matrix] : copy.matrices()) *matrix = {with_adapter(*matrix), {}};
+  for (const auto& [name, matrix] : copy.matrices()) *matrix = {pack_weight(cast(*matrix)), {}};
   for (auto& parameter : copy.list_parameters())
-    *parameter.tensor = parameter.tensor->detach().to(compute_type_);
+    *parameter.tensor = cast(parameter.tensor->detach());
   if (device().is_cpu()) copy.lm_head_ = head_weight().detach();
   return copy;
 }

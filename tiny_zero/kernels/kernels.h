@@ -34,6 +34,19 @@ struct Rope {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_reference(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
+/// A weight laid out for sampling, where its product is faster for that: only project() and
+/// add_projection() read it, and there is no gradient. Others are returned as they are.
+/// @param weight (out, in)   @return (out / 32, in / 2, 32) int32, pairs of bfloat16
+torch::Tensor pack_weight(const torch::Tensor& weight);
+/// x weight^T + bias.
+/// @param x (N, in)   @param weight (out, in), or packed   @param bias (out,) or undefined
+torch::Tensor project(const torch::Tensor& x, const torch::Tensor& weight,
+                      const torch::Tensor& bias);
+/// residual + scale x weight^T.
+/// @param residual (N, out)   @param x (N, in)   @param weight (out, in), or packed
+torch::Tensor add_projection(const torch::Tensor& residual, const torch::Tensor& x,
+                             const torch::Tensor& weight, double scale);
+
 /// silu(gate) * up.
 /// @param gate_up (N, 2f), gate first   @return (N, f)
 torch::Tensor swiglu(const torch::Tensor& gate_up);
