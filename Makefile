@@ -43,11 +43,9 @@ build: .cache/packages $(if $(filter %/$(own_libtorch),$(LIBTORCH)),$(own_libtor
 	  cmake --fresh -S . -B build -G Ninja -DLIBTORCH=$(LIBTORCH)
 	cmake --build build -j $(JOBS)
 
-bench: build ## speed of each kernel and of one step, beside PyTorch's where Python has it
+bench: build .venv/test-packages ## speed of one step, beside the same step in plain PyTorch; ROUNDS=3
 	@build/tiny_zero bench
-	for python in $(venv_python) $(PYTHON); do
-	  if $$python -c 'import torch' 2>/dev/null; then PYTHON=$$python tests/bench_compare.sh; break; fi
-	done
+	PYTHON=$(venv_python) ROUNDS=$(or $(ROUNDS),3) tests/bench_compare.sh
 
 fuzz: build ## mutated files for the parsers, answers for the grader, under sanitizers, SECONDS=60 each
 	@cmake --build build --target fuzz fuzz_math
