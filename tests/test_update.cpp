@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <set>
 
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/scoring.h"
@@ -399,6 +400,55 @@ TEST_CASE("update_policy: with no advantages a KL in the loss moves towards the 
     }
     CHECK(before > 0.5);
     CHECK(exact_kl(policy, reference, first) < 0.7 * before);
+  }
+}
+
+TEST_CASE("update_policy: responses without advantage give no gradient, and the same metrics") {
+  Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  Experience experience = some_experience(rollout);
+  experience.advantages.narrow(0, 8, 16).zero_();  // two groups of four
+  experience.loss_mask = rollout.mask.clone();
+  experience.loss_mask[0].zero_();  // and a response that is out of the loss
+  const auto equal = [&](const Step& a, const Step& b) {
+    CHECK(torch::allclose(a.gradient, b.gradient, /*rtol=*/1e-5, /*atol=*/1e-7));
+    for (const auto& [name, mean] : a.stats.means)
+      CHECK(mean == doctest::Approx(b.stats.means.at(name)).epsilon(1e-5));
+    CHECK(a.stats.tokens == b.stats.tokens);
+  };
+  // With an entropy bonus, however small, all of them run backward.
+  for (const int64_t tokens : {kEverything, kOneResponse}) {
+    Config idle = plain_config(), busy = plain_config();
+    idle.tokens_per_micro_batch = tokens;
+    busy.entropy_coef = 1e-30;
+    equal(step_of(policy, rollout, experience, idle), step_of(policy, rollout, experience, busy));
+  }
+  // Another term has a gradient where the advantages have none.
+  Config config = plain_config();
+  experience.advantages.zero_();
+  CHECK(step_of(policy, rollout, experience, config).gradient.abs().max().item<float>() == 0);
+  config.entropy_coef = 0.1;
+  CHECK(step_of(policy, rollout, experience, config).gradient.abs().max().item<float>() > 1e-4);
+}
+
+TEST_CASE("micro-batches: at most so many tokens, and those apart never with the others") {
+  const Model policy = tiny_model(1);
+  const Rollout rollout = sample(policy);
+  const std::set<int64_t> apart = {0, 5, 6, 31};
+  for (const int64_t most : {kOneResponse, int64_t{30}, kEverything}) {
+    std::set<int64_t> seen;
+    const auto batches = micro_batches(rollout, count_up(rollout.size()), most, apart);
+    for (const auto& batch : batches) {
+      int64_t tokens = 0;
+      for (const int64_t i : batch) {
+        tokens += std::ssize(rollout.prompt_of(i)) + rollout.lengths[i];
+        CHECK(apart.contains(i) == apart.contains(batch[0]));
+        CHECK(seen.insert(i).second);
+      }
+      CHECK((batch.size() == 1 || tokens <= most));
+    }
+    CHECK(std::ssize(seen) == rollout.size());
+    if (most == kEverything) CHECK(batches.size() == 2);
   }
 }
 

@@ -11,8 +11,8 @@ using torch::Tensor;
 
 Tensor token_rewards(const Tensor& rewards, const Tensor& mask, const Tensor& log_ratio,
                      double kl_coef) {
-  const Tensor last =
-      mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1); every response has a token
+  // Every response has a token.
+  const Tensor last = mask.sum(/*dim=*/1, /*keepdim=*/true) - 1;  // (B, 1)
   const Tensor result =
       torch::zeros(mask.sizes(), rewards.options()).scatter_(1, last, rewards.unsqueeze(1));
   return log_ratio.defined() ? result - kl_coef * torch::where(mask, log_ratio, 0.0) : result;
@@ -27,22 +27,18 @@ Tensor group_advantages(const Tensor& rewards, int64_t group_size, GroupStd devi
   const Tensor groups = rewards.view({-1, group_size});
   // Exactly equal rewards need not have an exact mean in floating point: 0.1 + 0.1 + 0.1 is not
   // 0.3.
-  const Tensor centred =
-      torch::where((groups == groups.select(1, 0).unsqueeze(1)).all(1, /*keepdim=*/true), 0.0,
-                   groups - groups.mean(/*dim=*/1, /*keepdim=*/true));
+  const Tensor equal = (groups == groups.select(1, 0).unsqueeze(1)).all(1, /*keepdim=*/true);
+  const Tensor centred = torch::where(equal, 0.0, groups - groups.mean(1, /*keepdim=*/true));
   Tensor result = centred;
-  if (baseline == Baseline::leave_one_out &&
-      group_size > 1) {  // r_i - mean of the others, rearranged
-    result = centred * (static_cast<double>(group_size) / static_cast<double>(group_size - 1));
-  }
+  const int64_t others = std::max<int64_t>(1, group_size - 1);
+  if (baseline == Baseline::leave_one_out)  // r_i - mean of the others, rearranged
+    result = centred * (static_cast<double>(group_size) / static_cast<double>(others));
   if (deviation != GroupStd::none) {
-    const int64_t n =
-        deviation == GroupStd::sample ? std::max<int64_t>(1, group_size - 1) : group_size;
+    const int64_t n = deviation == GroupStd::sample ? others : group_size;
     result = result / ((centred.square().sum(/*dim=*/1, /*keepdim=*/true) / n).sqrt() + epsilon);
   }
-  return torch::where(centred == 0, 0.0, result)
-      .to(torch::kFloat32)
-      .view({-1});  // 0 / 0 with epsilon 0
+  // With epsilon 0 it may be 0 / 0.
+  return torch::where(centred == 0, 0.0, result).to(torch::kFloat32).view({-1});
 }
 
 Gae generalized_advantages(const Tensor& rewards, const Tensor& values, const Tensor& mask,

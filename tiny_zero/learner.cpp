@@ -41,15 +41,10 @@ double LearningRate::at(int64_t update) const {
   if (update < warmup_updates) return peak * (update + 1) / warmup_updates;
   const double span = std::max<int64_t>(1, total_updates - 1 - warmup_updates);
   const double progress = std::min(1.0, (update - warmup_updates) / span);
-  switch (schedule) {
-    case Schedule::constant:
-      return peak;
-    case Schedule::linear:
-      return peak + (final - peak) * progress;
-    case Schedule::cosine:
-      return final + (peak - final) * (1 + std::cos(std::numbers::pi * progress)) / 2;
-  }
-  TORCH_CHECK(false, "LearningRate: unknown schedule");
+  double passed = 0;  // of the way from peak to final
+  if (schedule == Schedule::linear) passed = progress;
+  if (schedule == Schedule::cosine) passed = (1 - std::cos(std::numbers::pi * progress)) / 2;
+  return peak + (final - peak) * passed;
 }
 
 LearningRate policy_learning_rate(const Config& config) {

@@ -86,10 +86,8 @@ void Sampler::sample_batch(const Model& model, Rollout& rollout, int64_t first_p
                 first_response = first_prompt * group;
   const std::vector<std::vector<int64_t>> prompts(
       rollout.prompts.begin() + first_prompt, rollout.prompts.begin() + first_prompt + num_prompts);
-  const auto longest =
-      std::max_element(prompts.begin(), prompts.end(),
-                       [](const auto& a, const auto& b) { return a.size() < b.size(); });
-  const int64_t capacity = static_cast<int64_t>(longest->size()) + options_.max_response_tokens;
+  const auto longest = std::ranges::max(prompts, {}, &std::vector<int64_t>::size).size();
+  const int64_t capacity = static_cast<int64_t>(longest) + options_.max_response_tokens;
   if (cache_.empty() || cache_[0].values.size(0) < rows || cache_[0].capacity() < capacity) {
     cache_.clear();
     cache_ = model.make_cache(rows, capacity);

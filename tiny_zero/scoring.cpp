@@ -40,17 +40,18 @@ Tensor ScoringBatch::values(const Model& critic) const {
 }
 
 std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
-                                                std::vector<int64_t> responses,
-                                                int64_t max_tokens) {
+                                                std::vector<int64_t> responses, int64_t max_tokens,
+                                                const std::set<int64_t>& apart) {
   const auto tokens = [&](int64_t i) {
     return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i];
   };
-  std::stable_sort(responses.begin(), responses.end(),
-                   [&](int64_t a, int64_t b) { return tokens(a) > tokens(b); });
+  std::ranges::stable_sort(responses, {},
+                           [&](int64_t i) { return std::pair(apart.contains(i), -tokens(i)); });
   std::vector<std::vector<int64_t>> batches;
   int64_t room = 0;
   for (const int64_t i : responses) {
-    if (batches.empty() || tokens(i) > room) {
+    if (batches.empty() || tokens(i) > room ||
+        apart.contains(i) != apart.contains(batches.back()[0])) {
       batches.emplace_back();
       room = max_tokens;
     }

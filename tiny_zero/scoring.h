@@ -2,6 +2,8 @@
 // Scoring: log-probs and values of existing responses. They run packed with their prompts, in
 // micro-batches, so memory is bounded and results do not depend on the batching.
 
+#include <set>
+
 #include "tiny_zero/rollout.h"
 
 namespace tiny_zero {
@@ -32,9 +34,10 @@ ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_
                                 const torch::Device& device);
 
 /// Splits responses into micro-batches of at most `max_tokens` tokens (one response at least), like
-/// lengths together.
+/// lengths together, and those in `apart` in micro-batches of their own.
 std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
-                                                std::vector<int64_t> responses, int64_t max_tokens);
+                                                std::vector<int64_t> responses, int64_t max_tokens,
+                                                const std::set<int64_t>& apart = {});
 
 /// Log-probs of every response token under a model, without gradient.   @return (B, T) float32, 0
 /// beyond the responses

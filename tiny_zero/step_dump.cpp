@@ -25,14 +25,11 @@ void StepDump::add_rollout(const Collection& collected, const Judgement& judgeme
   std::vector<Tensor> prompts;
   for (const auto& prompt : rollout.prompts)
     prompts.push_back(torch::tensor(prompt, torch::kInt64));
-  const std::vector<int64_t> finished(rollout.finished.begin(), rollout.finished.end());
   add("prompt_ids", torch::pad_sequence(prompts, /*batch_first=*/true));
-  add("prompt_lengths",
-      column(
-          rollout.prompts, [](const auto& prompt) { return prompt.size(); }, torch::kInt64));
+  add("prompt_lengths", column(rollout.prompts, &std::vector<int64_t>::size, torch::kInt64));
   add("response_ids", rollout.response_ids);
   add("lengths", torch::tensor(rollout.lengths));
-  add("finished", torch::tensor(finished));
+  add("finished", column(rollout.finished, std::identity{}, torch::kInt64));
   add("rewards", column(rollout.grades, &Grade::reward, torch::kFloat32));
   add("sampled_log_probs", rollout.log_probs);
   add("shaped_rewards", judgement.rewards);

@@ -1,6 +1,7 @@
 #include "tiny_zero/task.h"
 
 #include <map>
+#include <ranges>
 
 namespace tiny_zero {
 namespace {
@@ -20,9 +21,8 @@ bool register_task(const std::string& name, std::function<std::unique_ptr<Task>(
 }
 
 std::vector<std::string> task_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, factory] : registry()) names.push_back(name);
-  return names;
+  const auto names = std::views::keys(registry());
+  return {names.begin(), names.end()};
 }
 
 std::unique_ptr<Task> make_task(const std::string& name) {
