@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <numeric>
+#include <set>
 
 #include "tiny_zero/kernels/kernels.h"
 #include "tiny_zero/kernels/vec.h"
@@ -248,6 +249,21 @@ TEST_CASE("swiglu equals its reference and the hand calculation, also far from z
     check_close_in_bfloat16([](const auto& in) { return swiglu(in[0]); },
                             [](const auto& in) { return swiglu_reference(in[0]); }, {gate_up});
   }
+}
+
+TEST_CASE("bfloat16 products on a CPU have few numbers of rows, an eighth more at most") {
+  const auto narrow = torch::dtype(torch::kBFloat16);
+  for (const auto& [rows, padded] : {std::pair{1, 64}, {64, 64}, {65, 128}, {540, 576}, {576, 576}})
+    CHECK(padded_rows(rows, narrow) == padded);
+  std::set<int64_t> different;
+  for (int64_t rows = 512; rows <= 8192; ++rows) {
+    const int64_t padded = padded_rows(rows, narrow);
+    CHECK((padded >= rows && padded <= rows + rows / 8));
+    different.insert(padded);
+  }
+  CHECK(different.size() < 40);
+  CHECK(padded_rows(540, torch::dtype(torch::kFloat32)) == 540);
+  CHECK(padded_rows(540, narrow.device(torch::kCUDA)) == 540);
 }
 
 TEST_CASE("a product with packed weights equals that with the weights as they are") {

@@ -88,8 +88,13 @@ Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
 
 Tensor Model::hidden_states(const PackedTokens& tokens) const {
   if (at::GradMode::is_enabled()) gradients();  // so that backward() adds to the flat vector
-  return run_layers(embed(tokens.ids), [&](size_t, const Tensor& qkv) {
-    return packed_attention(qkv, rope_, tokens.starts, config_.attention);
+  // Each row of the padding is a sequence of its own, of which nothing is read.
+  auto [ids, starts] = tokens;
+  const int64_t rows = padded_rows(tokens.count(), torch::device(device()).dtype(compute_type_));
+  ids = torch::constant_pad_nd(ids, {0, rows - tokens.count()});
+  while (starts.back() < rows) starts.push_back(starts.back() + 1);
+  return run_layers(embed(ids), [&](size_t, const Tensor& qkv) {
+    return packed_attention(qkv, rope_, starts, config_.attention);
   });
 }
 
@@ -240,13 +245,11 @@ static Rope make_rope(const ModelConfig& config, const torch::Device& device) {
     // Waves longer than original_positions / low_freq_factor are stretched, those shorter than
     // original_positions / high_freq_factor kept, the ones between in proportion.
     const Tensor waves = frequency * (scaling.original_positions / (2 * std::numbers::pi));
-    const Tensor kept =
-        ((waves - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor))
-            .clamp(0, 1);
+    const double low = scaling.low_freq_factor, high = scaling.high_freq_factor;
+    const Tensor kept = ((waves - low) / (high - low)).clamp(0, 1);
     frequency = frequency * (kept * (1 - 1 / scaling.factor) + 1 / scaling.factor);
   }
-  const Tensor angles =
-      torch::outer(torch::arange(config.max_positions, torch::kFloat64), frequency);
+  const Tensor angles = torch::arange(config.max_positions, torch::kFloat64).outer(frequency);
   return {angles.cos().to(device, torch::kFloat32), angles.sin().to(device, torch::kFloat32)};
 }
 
@@ -290,11 +293,9 @@ Model::Model(const ModelConfig& config, Head head, uint64_t seed, torch::Device 
       // [RoFormerV2]: normal, cut off at two deviations, so that 1 / sqrt(d_in L) is left of them.
       // The embedding is a matrix of d columns, too: as the head its d_in is d, and what goes in
       // through it is normed at once, whatever its scale.
-      const double cut = std::erf(std::numbers::sqrt2);
-      const double d_in = static_cast<double>(weight.size(1));
-      start.uniform_(-cut, cut, generator)
-          .erfinv_()
-          .mul_(std::numbers::sqrt2 * 1.1368 / std::sqrt(d_in * layers));
+      const double cut = std::erf(std::numbers::sqrt2), d_in = static_cast<double>(weight.size(1));
+      start.uniform_(-cut, cut, generator).erfinv_();
+      start.mul_(std::numbers::sqrt2 * 1.1368 / std::sqrt(d_in * layers));
     } else {
       start.normal_(0.0, pre_norm_deviation, generator);
     }

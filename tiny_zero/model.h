@@ -81,7 +81,8 @@ class Model {
     if (config_.post_norm()) config_.residual_scale = scale;
   }
 
-  /// Last hidden states after the final norm.   @return (N, d)
+  /// Last hidden states after the final norm.   @return (N, d), and perhaps rows of padding after
+  /// them
   torch::Tensor hidden_states(const PackedTokens& tokens) const;
   /// Log-probs of given tokens: row `positions[i]` of `hidden` predicts `targets[i]`.
   TokenLogProbs log_probs(const torch::Tensor& hidden, const torch::Tensor& positions,

@@ -34,6 +34,10 @@ struct Rope {
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 torch::Tensor rms_norm_reference(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
+/// How many rows a product should be padded to: on a CPU LibTorch compiles one in bfloat16 for each
+/// number of rows that it meets, and keeps it. From 512 on it is an eighth more at most.
+int64_t padded_rows(int64_t rows, const torch::TensorOptions& options);
+
 /// A weight laid out for sampling, where its product is faster for that: only project() and
 /// add_projection() read it, and there is no gradient. Others are returned as they are.
 /// @param weight (out, in)   @return (out / 32, in / 2, 32) int32, pairs of bfloat16

@@ -4,6 +4,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <bit>
+
 #include "tiny_zero/kernels/kernels.h"
 #include "tiny_zero/kernels/vec.h"
 
@@ -51,6 +53,13 @@ Tensor packed_projection(const Tensor& x, const Tensor& packed, const Tensor& bi
 bool is_packed(const Tensor& weight) { return weight.scalar_type() == torch::kInt32; }
 
 }  // namespace
+
+int64_t padded_rows(int64_t rows, const torch::TensorOptions& options) {
+  if (!options.device().is_cpu() || options.dtype() != torch::kBFloat16) return rows;
+  const auto octave = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(rows)));
+  const int64_t step = std::max<int64_t>(64, octave / 8);
+  return (rows + step - 1) / step * step;
+}
 
 Tensor pack_weight(const Tensor& weight) {
 #if defined(__AVX512BF16__)  // with AMX, LibTorch's product is faster all the same

@@ -102,13 +102,12 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   double per_token = 4 * d + width + attended + heads + ffn;
   if (shape.qk_norm()) per_token += attended + kv_width;
   // The reference implementation keeps more than the fused kernels: LibTorch's GELU and LayerNorm,
-  // as measured, and everything in bfloat16 or on a GPU.
+  // as measured, and everything on a GPU.
   if (!shape.gated()) per_token += (shape.all_bias() ? 4 : 2) * d;
-  if (narrow || cuda) per_token += 12 * d / element + 4 * attended + shape.ffn_size;
+  if (cuda || dim % 16 != 0) per_token += 12 * d / element + 4 * attended + shape.ffn_size;
   // Fragmentation, measured: tensors have other sizes in each micro-batch.
-  constexpr double kGaps = 1.1;
+  constexpr double kGaps = 1.1, kChunk = 1 << 25, kChunkCopies = 6;  // chunks of token_log_probs()
   const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
-  constexpr double kChunk = 1 << 25, kChunkCopies = 6;  // as in token_log_probs()
   const double logits =
       kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies +
       2 * vocab * d * 4;
