@@ -45,6 +45,10 @@ BUGS = {
         ("the PRM's loss is a mean over tokens", "own.aggregation = Aggregation::sequence;", ""),
     ],
     "tiny_zero/update.cpp": [
+        ("responses with an advantage give no gradient",
+         "if (!teaches[i].item<bool>()) responses.insert(i);", "responses.insert(i);"),
+        ("where no advantage is, an entropy bonus has no gradient",
+         "if (config.entropy_coef == 0 && ", "if ("),
         ("the same shuffle in every step", "Stream::shuffle, step,", "Stream::shuffle, 0,"),
         ("the same shuffle in every epoch", "plan.first_shuffle + epoch)", "plan.first_shuffle)"),
         ("the same shuffle for both networks",
@@ -115,7 +119,8 @@ BUGS = {
          "return norm;"),
         ("warmup-updates has no effect", "if (update < warmup_updates)", "if (false)"),
         ("final-learning-rate has no effect when linear",
-         "return peak + (final - peak) * progress;", "return peak - peak * progress;"),
+         "if (schedule == Schedule::linear) passed = progress;",
+         "if (schedule == Schedule::linear) passed = progress * peak / (peak - final);"),
         ("the policy's schedule counts the critic's warm-up [T38]",
          "(config.num_steps - config.critic_only_steps())", "config.num_steps"),
         ("a critic rate of 0 means the policy's rate",
@@ -179,17 +184,15 @@ BUGS = {
         ("the KL is left out of the reward", "log_ratio.defined() ? result -", "false ? result -"),
         ("groups are keyed by i % G [T29]",
          "rewards.view({-1, group_size});", "rewards.view({group_size, -1}).t().contiguous();"),
-        ("baseline has no effect", "if (baseline == Baseline::leave_one_out &&", "if (false &&"),
+        ("baseline has no effect", "if (baseline == Baseline::leave_one_out)", "if (false)"),
         ("sample and population are swapped [T5]",
          "deviation == GroupStd::sample ?", "deviation == GroupStd::population ?"),
         ("group-std none divides all the same [T7]",
          "if (deviation != GroupStd::none) {", "if (true) {"),
         ("group-epsilon has no effect [T5]", ".sqrt() + epsilon);", ".sqrt());"),
         ("equal rewards leave rounding noise [T5]",
-         "torch::where((groups == groups.select(1, 0).unsqueeze(1)).all(1, "
-         "/*keepdim=*/true), 0.0,\n"
-         "                   groups - groups.mean(/*dim=*/1, /*keepdim=*/true));",
-         "groups - groups.mean(/*dim=*/1, /*keepdim=*/true);"),
+         "torch::where(equal, 0.0, groups - groups.mean(1, /*keepdim=*/true));",
+         "groups - groups.mean(1, /*keepdim=*/true);"),
         ("the variance is E[x^2] - E[x]^2 [T6]",
          "centred.square().sum(/*dim=*/1, /*keepdim=*/true) / n",
          "(groups.square().sum(1, true) - group_size * groups.mean(1, "
@@ -313,17 +316,13 @@ BUGS = {
     ],
     "tiny_zero/kernels/cached_attention.cpp": [
         ("the cache is read one position late [T23]",
-         "float* key = keys + position / kLanes * kLanes * dim + position % kLanes;",
-         "float* key = keys + position / kLanes * kLanes * dim + (position + 1) % kLanes;"),
+         "T* key = keys + position / kLanes * kLanes * dim + position % kLanes * kPack;",
+         "T* key = keys + position / kLanes * kLanes * dim + (position + 1) % kLanes * kPack;"),
     ],
     "tiny_zero/kernels/vec.h": [
         ("rope turns neighbours, not halves",
-         "const float x = from[i], y = from[i + half];\n"
-         "    to[i] = x * c - y * s;\n"
-         "    to[i + half] = y * c + x * s;",
-         "const float x = from[2 * i], y = from[2 * i + 1];\n"
-         "    to[2 * i] = x * c - y * s;\n"
-         "    to[2 * i + 1] = y * c + x * s;"),
+         "turn(static_cast<float>(from[i]), static_cast<float>(from[i + half]), cos[i] * scale,",
+         "turn(static_cast<float>(from[2 * i]), static_cast<float>(from[2 * i + 1]), cos[i] * scale,"),
     ],
     "tiny_zero/settings/config.cpp": [
         ("training accepts top-p below 1 [T9]", "demand(top_p == 1,", "demand(top_p <= 1,"),
