@@ -136,7 +136,7 @@ def differences(folder, prompts):
     """Number of prompts whose ids, log-probs or greedy responses differ; prints the largest difference."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    options = ["--model", folder]
+    options = ["--model", folder, "--compute-type", "float32"]
     sampling = [*options, "--max-response-tokens", "180"]
     sampled = run("generate", *sampling, lines=[{"prompt": prompt} for prompt in prompts])
     best = run("generate", *sampling, "--temperature", "0", lines=[{"prompt": prompt} for prompt in prompts])

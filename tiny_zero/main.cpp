@@ -59,7 +59,7 @@ int run(int argc, char** argv) {
   config.validate();
   if (settings.find("device").in(verb->reads)) check_device(*verb, config);
   if (settings.find("compute-type").in(verb->reads))
-    config.compute_type = settle_compute_type(config.compute_type, config.device);
+    config.compute_type = settle_compute_type(config.compute_type, config.device, verb->pipe);
   if (!tasks.contains(config.task)) make_task(config.task);  // throws with the known names
   if (config.threads > 0) at::set_num_threads(static_cast<int>(config.threads));
   if (settings.find("task").in(verb->reads)) tasks[config.task]->prepare(config.seed);

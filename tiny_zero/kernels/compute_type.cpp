@@ -12,14 +12,15 @@ bool cpu_multiplies_bfloat16() {
 #endif
 }
 
-ComputeType settle_compute_type(ComputeType asked, const std::string& device) {
+ComputeType settle_compute_type(ComputeType asked, const std::string& device, bool quiet) {
   const bool cpu = device == "cpu", fast = !cpu || cpu_multiplies_bfloat16();
   if (asked == ComputeType::automatic) {
-    std::cerr << "compute-type: auto takes " << (fast ? "bfloat16" : "float32") << ", as "
-              << (!cpu   ? "on every GPU"
-                  : fast ? "this processor multiplies it (AVX-512 BF16)"
-                         : "this processor does not multiply bfloat16 (it lacks AVX-512 BF16)")
-              << '\n';
+    if (!quiet)
+      std::cerr << "compute-type: auto takes " << (fast ? "bfloat16" : "float32") << ", as "
+                << (!cpu   ? "on every GPU"
+                    : fast ? "this processor multiplies it (AVX-512 BF16)"
+                           : "this processor does not multiply bfloat16 (it lacks AVX-512 BF16)")
+                << '\n';
     return fast ? ComputeType::bfloat16 : ComputeType::float32;
   }
   if (asked == ComputeType::bfloat16 && !fast) {

@@ -12,7 +12,8 @@ namespace tiny_zero {
 bool cpu_multiplies_bfloat16();
 
 /// What `asked` means on `device`: auto takes bfloat16 on CUDA and on a CPU that multiplies it,
-/// else float32. Says on standard error what auto took and why, and if bfloat16 is the slow choice.
-ComputeType settle_compute_type(ComputeType asked, const std::string& device);
+/// else float32. Says on standard error what auto took and why, unless `quiet`, and if bfloat16 is
+/// the slow choice.
+ComputeType settle_compute_type(ComputeType asked, const std::string& device, bool quiet);
 
 }  // namespace tiny_zero
