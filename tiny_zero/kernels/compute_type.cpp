@@ -4,7 +4,9 @@
 
 namespace tiny_zero {
 
-bool cpu_multiplies_bfloat16() {
+/// Whether the CPU multiplies bfloat16 in hardware, asked of the processor that runs this: AVX-512
+/// BF16, which every processor with AMX has as well.
+static bool cpu_multiplies_bfloat16() {
 #ifdef __x86_64__
   return __builtin_cpu_supports("avx512bf16");
 #else

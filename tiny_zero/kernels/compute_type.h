@@ -7,10 +7,6 @@
 
 namespace tiny_zero {
 
-/// Whether the CPU multiplies bfloat16 in hardware, asked of the processor that runs this: AVX-512
-/// BF16, which every processor with AMX has as well.
-bool cpu_multiplies_bfloat16();
-
 /// What `asked` means on `device`: auto takes bfloat16 on CUDA and on a CPU that multiplies it,
 /// else float32. Says on standard error what auto took and why, unless `quiet`, and if bfloat16 is
 /// the slow choice.
