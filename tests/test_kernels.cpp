@@ -140,6 +140,38 @@ TEST_CASE("packed_attention equals its reference for all head sizes, groupings a
   }
 }
 
+TEST_CASE("sequences that share their beginning attend as if each had it to itself") {
+  for (const AttentionShape& shape : {AttentionShape{4, 2, 32}, AttentionShape{2, 2, 16}}) {
+    CAPTURE(shape.head_dim);
+    // A trunk of 40 with two branches after 9 tokens, one alone, a trunk of 3 with two branches, of
+    // which one has no token of its own.
+    const std::vector<int64_t> starts{0, 40, 75, 76, 93, 96, 97, 97}, shared{0, 9, 9, 0, 0, 3, 2};
+    const Rope rope = make_rope(64, shape.head_dim);
+    const Tensor qkv = noise({starts.back(), shape.qkv_width()}, 31);
+    const auto whole = [&](const Tensor& x) {  // every sequence by itself
+      std::vector<Tensor> parts;
+      int64_t trunk = 0;
+      for (size_t s = 0; s < shared.size(); ++s) {
+        if (shared[s] == 0) trunk = starts[s];
+        const Tensor all = torch::cat(
+            {x.slice(0, trunk, trunk + shared[s]), x.slice(0, starts[s], starts[s + 1])});
+        parts.push_back(
+            packed_attention_reference(all, rope, {0, all.size(0)}, shape).slice(0, shared[s]));
+      }
+      return torch::cat(parts);
+    };
+    check_equal([&] { return packed_attention(qkv, rope, starts, shape, shared); },
+                [&] { return whole(qkv); }, {qkv});
+    std::vector<int64_t> too_many = shared;
+    too_many[1] = 41;
+    CHECK_THROWS_WITH_AS(packed_attention(qkv, rope, starts, shape, too_many),
+                         doctest::Contains("shares 41 tokens"), c10::Error);
+    check_close_in_bfloat16(
+        [&](const auto& in) { return packed_attention(in[0], rope, starts, shape, shared); },
+        [&](const auto& in) { return whole(in[0]); }, {qkv});
+  }
+}
+
 TEST_CASE("packed_attention's gradient agrees with finite differences") {
   const AttentionShape shape{2, 1, 16};
   const Rope rope = make_rope(18, shape.head_dim);

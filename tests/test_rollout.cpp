@@ -23,13 +23,14 @@ using Sequences = std::vector<std::vector<int64_t>>;
 const Sequences kPrompts{{5, 0, 7},        {9}, {1, 2, 3, 4, 5, 6, 7, 8}, {0, 0},
                          {19, 18, 17, 16}, {9}, {3, 14, 15, 9, 2, 6}};
 
-Model tiny_model(int64_t vocab_size = 24, std::vector<int64_t> end_ids = {0}) {
+Model tiny_model(int64_t vocab_size = 24, std::vector<int64_t> end_ids = {0},
+                 int64_t head_dim = 16) {
   const at::NoGradGuard no_grad;
   ModelConfig config;
   config.vocab_size = config.used_vocab_size = vocab_size;
   config.hidden_size = 32;
   config.num_layers = 2;
-  config.attention = {2, 1, 16};
+  config.attention = {2, 1, head_dim};
   config.ffn_size = 32;
   config.max_positions = 40;
   config.end_ids = std::move(end_ids);
@@ -179,7 +180,7 @@ TEST_CASE("responses keep the sampled ids where their text would be split otherw
     if (rollout.finished[i]) ids.pop_back();  // the end token is no text
     CHECK(rollout.texts[i] == tokenizer.decode(ids));
     split_otherwise += tokenizer.encode(rollout.texts[i]) != ids ? 1 : 0;
-    const auto batch = make_scoring_batch(rollout, {i}, torch::kCPU);
+    const auto batch = make_scoring_batch(rollout, {i}, model);
     CHECK(torch::equal(batch.targets, rollout.response_ids[i].slice(0, 0, rollout.lengths[i])));
   }
   CHECK(split_otherwise > 0);  // else this proves nothing
@@ -255,7 +256,8 @@ TEST_CASE("sampling tells its progress, up to all responses") {
 
 TEST_CASE("a scoring batch points each response token at the position before it") {
   const Rollout rollout = by_hand();
-  const auto batch = make_scoring_batch(rollout, {2, 0}, torch::kCPU);
+  const Model model = tiny_model();
+  const auto batch = make_scoring_batch(rollout, {2, 0}, model);
   const auto equals = [](const Tensor& found, const std::vector<int64_t>& wanted) {
     CHECK(torch::equal(found, torch::tensor(wanted, torch::kInt64)));
   };
@@ -268,6 +270,19 @@ TEST_CASE("a scoring batch points each response token at the position before it"
   equals(batch.columns, {0, 1, 2, 0, 1});
   CHECK(torch::equal(batch.pick(rollout.log_probs),
                      torch::tensor({-7.0F, -8.0F, -9.0F, -1.0F, -2.0F})));
+  // A prompt stands there once for its responses: both begin after its last token.
+  const auto group = make_scoring_batch(rollout, {0, 1, 3}, model);
+  equals(group.tokens.ids, {10, 11, 12, 5, 20, 2});
+  CHECK(group.tokens.starts == std::vector<int64_t>{0, 4, 4, 6});
+  CHECK(group.tokens.shared == std::vector<int64_t>{0, 3, 0});
+  CHECK(group.tokens.count() == 9);
+  equals(group.positions, {2, 3, 2, 4, 5});
+  equals(group.targets, {5, 0, 7, 2, 3});
+  // Where sequences share nothing it stands before each.
+  const auto apart = make_scoring_batch(rollout, {0, 1, 3}, tiny_model(24, {0}, /*head_dim=*/8));
+  equals(apart.tokens.ids, {10, 11, 12, 5, 10, 11, 12, 20, 2});
+  CHECK(apart.tokens.shared == std::vector<int64_t>{0, 0, 0});
+  equals(apart.positions, {2, 3, 6, 7, 8});
 }
 
 TEST_CASE("micro-batches hold every response once and no more tokens than allowed") {
@@ -275,21 +290,31 @@ TEST_CASE("micro-batches hold every response once and no more tokens than allowe
   rollout.group_size = 4;
   rollout.prompts = {std::vector<int64_t>(6, 1), std::vector<int64_t>(2, 1)};
   rollout.lengths = {4, 1, 14, 2, 3, 8, 1, 5};  // with prompts 10, 7, 20, 8, 5, 10, 3, 7
-  const std::vector<int64_t> totals{10, 7, 20, 8, 5, 10, 3, 7}, chosen{0, 1, 2, 3, 5, 6, 7};
-  for (const int64_t max_tokens : {1, 10, 17, 20, 1000}) {
-    CAPTURE(max_tokens);
-    std::vector<int64_t> seen;
-    const auto batches = micro_batches(rollout, chosen, max_tokens);
-    for (const auto& batch : batches) {
-      int64_t tokens = 0;
-      for (const int64_t i : batch) tokens += totals[i];
-      CHECK(!batch.empty());
-      CHECK((tokens <= max_tokens || batch.size() == 1));
-      seen.insert(seen.end(), batch.begin(), batch.end());
+  const std::vector<int64_t> totals{10, 7, 20, 8, 5, 10, 3, 7}, chosen{7, 0, 1, 2, 3, 5, 6};
+  const Model sharing = tiny_model(), apart = tiny_model(24, {0}, /*head_dim=*/8);
+  for (const Model* model : {&sharing, &apart}) {
+    for (const int64_t max_tokens : {1, 10, 17, 20, 1000}) {
+      CAPTURE(max_tokens);
+      std::vector<int64_t> seen;
+      const auto batches = micro_batches(rollout, chosen, max_tokens, *model);
+      for (const auto& batch : batches) {
+        std::set<int64_t> prompts;
+        int64_t tokens = 0;
+        for (const int64_t i : batch) {
+          const bool again = !prompts.insert(i / 4).second && model == &sharing;
+          tokens += again ? rollout.lengths[i] : totals[i];
+        }
+        CHECK(!batch.empty());
+        CHECK((tokens <= max_tokens || batch.size() == 1));
+        seen.insert(seen.end(), batch.begin(), batch.end());
+      }
+      const bool in_order = std::ranges::is_sorted(seen);
+      CHECK(in_order == (model == &sharing));  // as groups stand, else by length
+      std::ranges::sort(seen);
+      CHECK(seen == std::vector<int64_t>{0, 1, 2, 3, 5, 6, 7});
+      if (max_tokens == 1000) CHECK(batches.size() == 1);
+      if (max_tokens == 17) CHECK(batches.size() == (model == &sharing ? 4 : 5));
     }
-    std::sort(seen.begin(), seen.end());
-    CHECK(seen == chosen);
-    if (max_tokens == 1000) CHECK(batches.size() == 1);
   }
 }
 

@@ -912,7 +912,7 @@ TEST_CASE(
   REQUIRE(make_wide("qwen2") == 0);
   const std::string options =
       " --model " + (models / "wide_qwen2" / "model").string() + in_runs() +
-      " --num-steps 2 --prompts-per-step 16 --group-size 8 --max-response-tokens 60" +
+      " --num-steps 2 --prompts-per-step 24 --group-size 8 --max-response-tokens 60" +
       " --entropy-coef 0.01";  // no response is without a gradient
   for (const std::string more :
        {"--tokens-per-micro-batch 1500", "--algorithm ppo --critic separate --kl reward",

@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <numeric>
-#include <set>
 
 #include "tiny_zero/advantage.h"
 #include "tiny_zero/scoring.h"
@@ -115,7 +114,7 @@ Tensor full_log_probs(const Model& model, const Rollout& rollout) {
   const at::NoGradGuard no_grad;
   std::vector<int64_t> all(rollout.size());
   std::iota(all.begin(), all.end(), int64_t{0});
-  const ScoringBatch batch = make_scoring_batch(rollout, all, torch::kCPU);
+  const ScoringBatch batch = make_scoring_batch(rollout, all, model);
   const Tensor hidden = model.hidden_states(batch.tokens);
   std::vector<Tensor> columns;
   for (int64_t v = 0; v < model.config().used_vocab_size; ++v) {
@@ -431,25 +430,23 @@ TEST_CASE("update_policy: responses without advantage give no gradient, and the 
   CHECK(step_of(policy, rollout, experience, config).gradient.abs().max().item<float>() > 1e-4);
 }
 
-TEST_CASE("micro-batches: at most so many tokens, and those apart never with the others") {
+TEST_CASE("a prompt that runs once gives each response what it gives it alone") {
   const Model policy = tiny_model(1);
   const Rollout rollout = sample(policy);
-  const std::set<int64_t> apart = {0, 5, 6, 31};
-  for (const int64_t most : {kOneResponse, int64_t{30}, kEverything}) {
-    std::set<int64_t> seen;
-    const auto batches = micro_batches(rollout, count_up(rollout.size()), most, apart);
-    for (const auto& batch : batches) {
-      int64_t tokens = 0;
-      for (const int64_t i : batch) {
-        tokens += std::ssize(rollout.prompt_of(i)) + rollout.lengths[i];
-        CHECK(apart.contains(i) == apart.contains(batch[0]));
-        CHECK(seen.insert(i).second);
-      }
-      CHECK((batch.size() == 1 || tokens <= most));
-    }
-    CHECK(std::ssize(seen) == rollout.size());
-    if (most == kEverything) CHECK(batches.size() == 2);
+  const auto all = count_up(rollout.size());
+  const ScoringBatch batch = make_scoring_batch(rollout, all, policy);
+  int64_t tokens = 0;  // 4 prompts, and each response without its last token
+  for (const auto& prompt : rollout.prompts) tokens += std::ssize(prompt);
+  for (const int64_t length : rollout.lengths) tokens += length - 1;
+  CHECK(batch.tokens.ids.size(0) == tokens);
+  const at::NoGradGuard no_grad;
+  Tensor together = torch::zeros_like(rollout.log_probs), alone = together.clone();
+  batch.put(together, batch.log_probs(policy, 1.0));
+  for (const int64_t i : all) {
+    const ScoringBatch one = make_scoring_batch(rollout, {i}, policy);
+    one.put(alone, one.log_probs(policy, 1.0));
   }
+  CHECK(torch::allclose(together, alone, /*rtol=*/0, /*atol=*/1e-5));
 }
 
 TEST_CASE("update_policy: an entropy bonus raises the entropy") {

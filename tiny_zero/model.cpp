@@ -89,12 +89,13 @@ Tensor Model::norm_queries_keys(const Tensor& qkv, const Layer& layer) const {
 Tensor Model::hidden_states(const PackedTokens& tokens) const {
   if (at::GradMode::is_enabled()) gradients();  // so that backward() adds to the flat vector
   // Each row of the padding is a sequence of its own, of which nothing is read.
-  auto [ids, starts] = tokens;
-  const int64_t rows = padded_rows(tokens.count(), torch::device(device()).dtype(compute_type_));
-  ids = torch::constant_pad_nd(ids, {0, rows - tokens.count()});
+  auto [ids, starts, shared] = tokens;
+  const int64_t rows = padded_rows(starts.back(), torch::device(device()).dtype(compute_type_));
+  ids = torch::constant_pad_nd(ids, {0, rows - starts.back()});
   while (starts.back() < rows) starts.push_back(starts.back() + 1);
+  if (!shared.empty()) shared.resize(starts.size() - 1);
   return run_layers(embed(ids), [&](size_t, const Tensor& qkv) {
-    return packed_attention(qkv, rope_, starts, config_.attention);
+    return packed_attention(qkv, rope_, starts, config_.attention, shared);
   });
 }
 
@@ -108,14 +109,13 @@ Tensor Model::head_weight() const {
 TokenLogProbs Model::log_probs(const Tensor& hidden, const Tensor& positions, const Tensor& targets,
                                double temperature, bool with_entropy) const {
   const Tensor weight = head_weight();                                             // (V', d)
-  const Tensor rows = hidden.index_select(0, positions).to(weight.scalar_type());  // (M, d)
+  const Tensor rows = hidden.to(weight.scalar_type()).index_select(0, positions);  // (M, d)
   return token_log_probs(rows, weight, targets, temperature, config_.used_vocab_size, with_entropy);
 }
 
 Tensor Model::values(const Tensor& hidden, const Tensor& positions) const {
   TORCH_CHECK(value_head_.defined(), "this model has no value head");
-  const Tensor rows = hidden.index_select(0, positions).to(torch::kFloat32);  // (M, d)
-  return torch::linear(rows, value_head_).squeeze(1);
+  return hidden.to(torch::kFloat32).index_select(0, positions).matmul(value_head_[0]);
 }
 
 std::vector<KvCache> Model::make_cache(int64_t rows, int64_t capacity) const {
@@ -140,9 +140,7 @@ Tensor Model::prefill(const PackedTokens& prompts, std::vector<KvCache>& cache,
       }
     }
   }
-  const auto on_device = [&](const std::vector<int64_t>& values) {
-    return torch::tensor(values, torch::kInt64).to(device());
-  };
+  const auto on_device = [&](const auto& values) { return torch::tensor(values).to(device()); };
   const Tensor source_ids = on_device(sources);      // (N copies,)
   const Tensor row_ids = on_device(rows);            // (N copies,)
   const Tensor position_ids = on_device(positions);  // (N copies,)
@@ -166,8 +164,8 @@ Tensor Model::decode(const Tensor& ids, const Tensor& rows, const Tensor& positi
 }
 
 PackedTokens PackedTokens::from(const std::vector<std::vector<int64_t>>& sequences,
-                                const torch::Device& device) {
-  PackedTokens packed;
+                                const torch::Device& device, std::vector<int64_t> shared) {
+  PackedTokens packed{.ids = {}, .shared = std::move(shared)};
   std::vector<int64_t> ids;
   for (const auto& sequence : sequences) {
     ids.insert(ids.end(), sequence.begin(), sequence.end());

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,14 +24,16 @@ inline torch::Dtype to_dtype(ComputeType type) {
   return type == ComputeType::bfloat16 ? torch::kBFloat16 : torch::kFloat32;
 }
 
-/// Sequences one after another: ids (N,) int64, and S + 1 offsets where they start.
+/// Sequences one after another: ids (N,) int64, S + 1 offsets where they start, and what they share
+/// with an earlier one, as packed_attention() has it.
 struct PackedTokens {
   torch::Tensor ids;
-  std::vector<int64_t> starts{0};
+  std::vector<int64_t> starts{0}, shared;
 
   static PackedTokens from(const std::vector<std::vector<int64_t>>& sequences,
-                           const torch::Device& device);
-  int64_t count() const { return starts.back(); }
+                           const torch::Device& device, std::vector<int64_t> shared = {});
+  /// Tokens of all sequences, those that are shared in each.
+  int64_t count() const { return std::reduce(shared.begin(), shared.end(), starts.back()); }
 };
 
 /// What sits on top of the last hidden states; `both` is a policy that shares its layers with the
@@ -81,6 +84,8 @@ class Model {
     if (config_.post_norm()) config_.residual_scale = scale;
   }
 
+  /// Whether sequences may share their beginning.
+  bool shares_tokens() const { return attention_shares(device(), config_.attention); }
   /// Last hidden states after the final norm.   @return (N, d), and perhaps rows of padding after
   /// them
   torch::Tensor hidden_states(const PackedTokens& tokens) const;

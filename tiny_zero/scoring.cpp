@@ -7,16 +7,20 @@ namespace tiny_zero {
 using torch::Tensor;
 
 ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
-                                const torch::Device& device) {
+                                const Model& model) {
   std::vector<std::vector<int64_t>> sequences;
-  std::vector<int64_t> positions, targets, rows, columns;
-  int64_t offset = 0;
+  std::vector<int64_t> positions, targets, rows, columns, shared;
+  int64_t offset = 0, last_of_prompt = 0;
   const auto ids = rollout.response_ids.accessor<int64_t, 2>();
   for (const int64_t i : responses) {
     auto sequence = rollout.prompt_of(i);
-    const auto prompt = static_cast<int64_t>(sequence.size());
+    const bool again = model.shares_tokens() && !rows.empty() &&
+                       rows.back() / rollout.group_size == i / rollout.group_size;
+    shared.push_back(again ? std::ssize(sequence) : 0);  // the prompt runs once for its responses
+    if (again) sequence.clear();
+    if (!again) last_of_prompt = offset + std::ssize(sequence) - 1;
     for (int64_t t = 0; t < rollout.lengths[i]; ++t) {
-      positions.push_back(offset + prompt - 1 + t);
+      positions.push_back(t == 0 ? last_of_prompt : offset + std::ssize(sequence) - 1);
       targets.push_back(ids[i][t]);
       rows.push_back(i);
       columns.push_back(t);
@@ -25,9 +29,9 @@ ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_
     offset += static_cast<int64_t>(sequence.size());
     sequences.push_back(std::move(sequence));
   }
-  const auto tensor = [](const std::vector<int64_t>& x) { return torch::tensor(x, torch::kInt64); };
-  return {PackedTokens::from(sequences, device), tensor(positions).to(device),
-          tensor(targets).to(device), tensor(rows), tensor(columns)};
+  const auto device = model.device();
+  return {PackedTokens::from(sequences, device, shared), torch::tensor(positions).to(device),
+          torch::tensor(targets).to(device), torch::tensor(rows), torch::tensor(columns)};
 }
 
 Tensor ScoringBatch::log_probs(const Model& model, double temperature) const {
@@ -41,22 +45,22 @@ Tensor ScoringBatch::values(const Model& critic) const {
 
 std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
                                                 std::vector<int64_t> responses, int64_t max_tokens,
-                                                const std::set<int64_t>& apart) {
+                                                const Model& model) {
+  const bool shares = model.shares_tokens();
   const auto tokens = [&](int64_t i) {
-    return static_cast<int64_t>(rollout.prompt_of(i).size()) + rollout.lengths[i];
+    return std::ssize(rollout.prompt_of(i)) + rollout.lengths[i];
   };
-  std::ranges::stable_sort(responses, {},
-                           [&](int64_t i) { return std::pair(apart.contains(i), -tokens(i)); });
+  std::ranges::stable_sort(responses, {}, [&](int64_t i) { return shares ? i : -tokens(i); });
   std::vector<std::vector<int64_t>> batches;
-  int64_t room = 0;
+  int64_t room = 0, group = -1;
   for (const int64_t i : responses) {
-    if (batches.empty() || tokens(i) > room ||
-        apart.contains(i) != apart.contains(batches.back()[0])) {
+    room -= shares && i / rollout.group_size == group ? rollout.lengths[i] : tokens(i);
+    group = i / rollout.group_size;
+    if (batches.empty() || room < 0) {
       batches.emplace_back();
-      room = max_tokens;
+      room = max_tokens - tokens(i);
     }
     batches.back().push_back(i);
-    room -= tokens(i);
   }
   return batches;
 }
@@ -69,8 +73,9 @@ Tensor score_tokens(const Model& model, const Rollout& rollout, int64_t max_toke
                     const Score& score) {
   const at::NoGradGuard no_grad;
   Tensor table = torch::zeros_like(rollout.log_probs);
-  for (const auto& responses : micro_batches(rollout, count_up(rollout.size()), max_tokens)) {
-    const ScoringBatch batch = make_scoring_batch(rollout, responses, model.device());
+  for (const auto& responses :
+       micro_batches(rollout, count_up(rollout.size()), max_tokens, model)) {
+    const ScoringBatch batch = make_scoring_batch(rollout, responses, model);
     batch.put(table, score(batch));
   }
   return table;

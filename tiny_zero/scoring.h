@@ -2,8 +2,6 @@
 // Scoring: log-probs and values of existing responses. They run packed with their prompts, in
 // micro-batches, so memory is bounded and results do not depend on the batching.
 
-#include <set>
-
 #include "tiny_zero/rollout.h"
 
 namespace tiny_zero {
@@ -30,14 +28,15 @@ struct ScoringBatch {
     table.index_put_({rows, columns}, values.cpu());
   }
 };
+/// A prompt runs once for responses that stand side by side, if the model's sequences may share.
 ScoringBatch make_scoring_batch(const Rollout& rollout, const std::vector<int64_t>& responses,
-                                const torch::Device& device);
+                                const Model& model);
 
-/// Splits responses into micro-batches of at most `max_tokens` tokens (one response at least), like
-/// lengths together, and those in `apart` in micro-batches of their own.
+/// Splits responses into micro-batches of at most `max_tokens` tokens (one response at least):
+/// those to one prompt together, where it runs once, else like lengths.
 std::vector<std::vector<int64_t>> micro_batches(const Rollout& rollout,
                                                 std::vector<int64_t> responses, int64_t max_tokens,
-                                                const std::set<int64_t>& apart = {});
+                                                const Model& model);
 
 /// Log-probs of every response token under a model, without gradient.   @return (B, T) float32, 0
 /// beyond the responses

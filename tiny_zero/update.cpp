@@ -1,7 +1,6 @@
 #include "tiny_zero/update.h"
 
 #include <cmath>
-#include <set>
 
 #include "tiny_zero/methods/policy_terms.h"
 #include "tiny_zero/methods/prime.h"
@@ -44,22 +43,14 @@ Tensor weights_table(const Tensor& loss_mask, const std::vector<int64_t>& respon
   return torch::zeros(loss_mask.sizes()).index_copy_(0, index, weights);
 }
 
-/// The responses whose advantages in the loss are all 0.
-std::set<int64_t> without_advantage(const Tensor& advantages, const Tensor& loss_mask) {
-  const Tensor teaches = ((advantages != 0) & loss_mask).any(/*dim=*/1);  // (B,)
-  std::set<int64_t> responses;
-  for (int64_t i = 0; i < teaches.size(0); ++i)
-    if (!teaches[i].item<bool>()) responses.insert(i);
-  return responses;
-}
-
 /// How often one network is updated on a rollout, and at what rate.
 struct UpdatePlan {
   std::string name;       // in the dump
   int64_t mini_batches;   // per epoch
   int64_t first_shuffle;  // numbers the shuffles, so that each network has its own
   LearningRate rate;
-  std::set<int64_t> idle = {};  // responses without a gradient: they run forward, for the metrics
+  // (B,) bool, if any: responses without a gradient, which run forward alone, for the metrics
+  Tensor idle = {};
 };
 
 /// The three loops that all networks share. `loss_of(batch, terms, update)` runs one micro-batch
@@ -77,17 +68,22 @@ UpdateStats run_updates(Learner& learner, const UpdatePlan& plan, const Rollout&
     for (size_t m = 0; m < mini_batches.size(); ++m) {
       const Tensor weights = weights_table(loss_mask, mini_batches[m], config);
       LossTerms terms;
-      for (const auto& responses :
-           micro_batches(rollout, mini_batches[m], config.tokens_per_micro_batch, plan.idle)) {
-        const bool idle = plan.idle.contains(responses[0]);
+      for (const bool idle : {false, true}) {
         const at::AutoGradMode with_gradient(!idle);
-        const ScoringBatch batch = make_scoring_batch(rollout, responses, learner.model.device());
-        terms.start(batch.pick(weights));
-        loss_of(batch, terms, stats.updates);
-        if (!idle) terms.loss().backward();
-        stats.tokens += batch.tokens.count();
-        done += std::ssize(responses);
-        if (on_progress) on_progress(done, config.epochs * rollout.size());
+        std::vector<int64_t> part = mini_batches[m];
+        std::erase_if(part, [&](int64_t i) {
+          return idle != (plan.idle.defined() && plan.idle[i].item<bool>());
+        });
+        for (const auto& responses :
+             micro_batches(rollout, part, config.tokens_per_micro_batch, learner.model)) {
+          const ScoringBatch batch = make_scoring_batch(rollout, responses, learner.model);
+          terms.start(batch.pick(weights));
+          loss_of(batch, terms, stats.updates);
+          if (!idle) terms.loss().backward();
+          stats.tokens += batch.tokens.count();
+          done += std::ssize(responses);
+          if (on_progress) on_progress(done, config.epochs * rollout.size());
+        }
       }
       terms.finish();
       stats.skipped = terms.not_finite();
@@ -180,7 +176,7 @@ UpdateStats update_policy(Learner& policy, const Rollout& rollout, const Judgeme
   };
   UpdatePlan plan{"policy", config.mini_batches, /*first_shuffle=*/0, policy_learning_rate(config)};
   if (config.entropy_coef == 0 && !config.has_shared_critic() && !judgement.ref_log_probs.defined())
-    plan.idle = without_advantage(estimate.advantages, judgement.loss_mask);
+    plan.idle = ((estimate.advantages == 0) | ~judgement.loss_mask).all(/*dim=*/1);
   UpdateStats stats = run_updates(policy, plan, rollout, judgement.loss_mask, config, step, dump,
                                   on_progress, loss_of);
   stats.ratio_max_deviation = largest_ratio_gap.item<double>();

@@ -59,9 +59,14 @@ torch::Tensor swiglu_reference(const torch::Tensor& gate_up);
 /// Causal self-attention within each packed sequence, scores scaled by 1 / sqrt(D). Queries and
 /// keys are rotated here; positions count from 0. The backward pass keeps nothing of size (T, T).
 /// @param qkv (N, (H + 2K) D)   @param starts  S + 1 increasing offsets from 0 to N
+/// @param shared  how many tokens each sequence shares with the nearest one before it that shares
+/// none: they come before its own. Empty if none does, else (S,), 0 for the first. Only where
+/// attention_shares().
 /// @return (N, H D)
 torch::Tensor packed_attention(const torch::Tensor& qkv, const Rope& rope,
-                               const std::vector<int64_t>& starts, const AttentionShape& shape);
+                               const std::vector<int64_t>& starts, const AttentionShape& shape,
+                               const std::vector<int64_t>& shared = {});
+bool attention_shares(torch::Device device, const AttentionShape& shape);
 torch::Tensor packed_attention_reference(const torch::Tensor& qkv, const Rope& rope,
                                          const std::vector<int64_t>& starts,
                                          const AttentionShape& shape);

@@ -98,7 +98,9 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   const int64_t mini_batch = (config.prompts_per_step * config.group_size + parts - 1) / parts;
   const double tokens =
       std::min(std::max(config.tokens_per_micro_batch, longest), mini_batch * longest);
-  const double responses = tokens * config.max_response_tokens / longest;
+  // Of these, response tokens; where a group shares its prompt nearly all are.
+  const double of_group = static_cast<double>(config.group_size * config.max_response_tokens),
+               responses = tokens * of_group / (longest_prompt + of_group);
   double per_token = 4 * d + width + attended + heads + ffn;
   if (shape.qk_norm()) per_token += attended + kv_width;
   // The reference implementation keeps more than the fused kernels: LibTorch's GELU and LayerNorm,
@@ -107,14 +109,16 @@ MemoryPlan plan_memory(const ModelConfig& shape, const Config& config, int64_t l
   if (cuda || dim % 16 != 0) per_token += 12 * d / element + 4 * attended + shape.ffn_size;
   // Fragmentation, measured: tensors have other sizes in each micro-batch.
   constexpr double kGaps = 1.1, kChunk = 1 << 25, kChunkCopies = 6;  // chunks of token_log_probs()
-  const double activations = kGaps * tokens * element * (layers * per_token + 4 * d);
+  // At the end come two norms, and the head's rows and their gradient in float32.
+  const double activations = kGaps * tokens * (element * layers * per_token + 24 * d);
   const double logits =
       kGaps * std::min(responses * vocab, std::max(kChunk, vocab)) * 4 * kChunkCopies +
       2 * vocab * d * 4;
   const double inside_layer = tokens * (ffn + 2 * d) * element;
 
   MemoryPlan plan;
-  plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident_memory()},
+  // LibTorch grows by what it compiles for the CPU: measured.
+  plan.rows = {{"program and libraries", cuda ? 0.5 * kGiB : resident_memory() + 0.03 * kGiB},
                {"master weights (float32)", 4 * policy},
                {"weights in bfloat16", narrow ? 2 * policy : 0},
                {"adapters", 4 * adapters},

@@ -111,9 +111,9 @@ void sft(const Config& config, const Settings& settings) {
     const Rollout batch =
         take_examples(examples, first, training.cursor, static_cast<uint64_t>(config.seed));
     double loss = 0;
-    for (const auto& some :
-         micro_batches(batch, count_up(batch.size()), config.tokens_per_micro_batch)) {
-      const ScoringBatch part = make_scoring_batch(batch, some, device);
+    for (const auto& some : micro_batches(batch, count_up(batch.size()),
+                                          config.tokens_per_micro_batch, learner.model)) {
+      const ScoringBatch part = make_scoring_batch(batch, some, learner.model);
       // A share of the mean over all response tokens of the update, whatever the micro-batches.
       const torch::Tensor share = -part.log_probs(learner.model, /*temperature=*/1).sum() /
                                   static_cast<double>(batch.response_tokens());
