@@ -531,7 +531,8 @@ TEST_CASE("both own shapes are trained by PPO and GRPO, evaluated and exported w
           tiny_zero(training(name, "--model " + model + " --algorithm ppo --critic " + critic, 3))
               .code == 0);
     }
-    const std::string flags = "--model " + model + " --kl loss-k3 --save-every 2";
+    const std::string flags =
+        "--model " + model + " --kl loss-k3 --save-every 2 --compute-type float32";
     REQUIRE(tiny_zero(training(shape + "_grpo", flags, 4)).code == 0);
     for (const auto& line : metrics(shape + "_grpo"))
       CHECK(line["ratio_max_deviation"] < 1e-4);  // the sampler and the update see one function
@@ -578,9 +579,10 @@ TEST_CASE("a run with adapters saves them alone, ends the same if stopped, and i
   CHECK(!fs::exists(merged + "/lora.json"));
   const std::string line = workplace() / "line.jsonl";
   std::ofstream(line) << R"({"prompt": "use 1,2,3", "response": "1+2"})" << '\n';
-  const Result with = tiny_zero("score --model " + run + " < " + line),
-               without = tiny_zero("score --model " + merged + " < " + line),
-               base = tiny_zero("score --model " + base_model() + " < " + line);
+  const std::string score = "score --compute-type float32 --model ";
+  const Result with = tiny_zero(score + run + " < " + line),
+               without = tiny_zero(score + merged + " < " + line),
+               base = tiny_zero(score + base_model() + " < " + line);
   const auto first = [](const Result& result) {
     return json::parse(result.output)["log_probs"][0].get<double>();
   };
@@ -626,7 +628,9 @@ TEST_CASE("every line of metrics.jsonl has exactly the documented keys") {
       CHECK((line["sampling_rounds"] > 1) == (line["prompts_sampled"] > 4));
       CHECK(line["value_loss"].is_number() == (algorithm == kPpo));
       CHECK(line["kl"].is_number() == (algorithm == kGrpo));
-      CHECK(line["ratio_max_deviation"].get<double>() < 1e-3);  // the sampler is the policy [T10]
+      // The sampler is the policy [T10], up to what bfloat16 rounds.
+      CHECK(line["ratio_max_deviation"].get<double>() < 0.1);
+      CHECK(line["log_prob_gap_mean"].get<double>() < 0.01);
       CHECK(line["peak_memory_bytes"].get<int64_t>() > 10'000'000);
     }
     CHECK(step == kSteps);
@@ -824,7 +828,8 @@ TEST_CASE("tokenize, generate and score read and write JSON Lines and fit togeth
     std::ofstream in(place + "/in.jsonl");
     for (const auto& line : lines) in << line.dump() << '\n';
     in.close();
-    const Result result = tiny_zero(arguments + model + " <" + place + "/in.jsonl");
+    const std::string type = arguments.starts_with("tokenize") ? "" : " --compute-type float32";
+    const Result result = tiny_zero(arguments + model + type + " <" + place + "/in.jsonl");
     INFO(result.output);
     REQUIRE(result.code == 0);
     std::vector<json> out;

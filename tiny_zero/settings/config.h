@@ -15,7 +15,7 @@ struct Config {
   std::string model;
   int64_t seed = 0;
   std::string device = "cpu";
-  ComputeType compute_type = ComputeType::float32;
+  ComputeType compute_type = ComputeType::automatic;
   int64_t threads = 0;
   std::string memory;
   bool resume = false;
