@@ -315,6 +315,8 @@ TEST_CASE("training refuses what it cannot learn from, naming the setting [T9]")
     change(config);
     return message_of([&] { config.validate_training(); });
   };
+  Config config;
+  CHECK_THROWS(config.settings().find("truncation-penalty").parse("0.5"));  // it would be a reward
   CHECK(refused([](Config& c) { c.top_p = 0.9; }).starts_with("top-p"));
   CHECK(refused([](Config& c) { c.temperature = 0; }).starts_with("temperature"));
   CHECK(refused([](Config& c) { c.group_size = 1; }).starts_with("group-size"));

@@ -95,7 +95,7 @@ Settings Config::settings() {
            "responses that reach max-response-tokens: graded as they are, given "
            "truncation-penalty, or left out of the loss [T16]; soft takes up to 1 from the reward "
            "of those that come near [DAPO eq. 13]")
-      .add("truncation-penalty", truncation_penalty, -kAny, kAny, "the reward of such a response")
+      .add("truncation-penalty", truncation_penalty, -kAny, 0, "the reward of such a response")
       .add("overlong-buffer", overlong_buffer, 1, kMany,
            "last tokens before max-response-tokens, over which what soft takes grows from 0 to 1");
   list.section("advantages")
