@@ -3,6 +3,7 @@
 // are compared as text, never converted.
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "tasks/last_answer.h"
@@ -92,11 +93,8 @@ class Multiplication : public Task {
   }
 
   int64_t factor(Random& random) const {
-    int64_t limit = 1;
-    for (int64_t digits =
-             std::max<int64_t>(1, digits_ - std::max<int64_t>(0, random.between(-1, 2)));
-         digits > 0; --digits)
-      limit *= 10;
+    const int64_t fewer = std::max<int64_t>(0, random.between(-1, 2));
+    const auto limit = std::llround(std::pow(10, std::max<int64_t>(1, digits_ - fewer)));
     return random.between(0, limit - 1);
   }
 
