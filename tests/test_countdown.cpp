@@ -655,76 +655,146 @@ TEST_CASE("countdown: unusable rows are refused with file and line, unusable set
         std::string::npos);
 }
 
-TEST_CASE("countdown: the base text is true, varied and as its settings say") {
+/// Every attempt at `numbers`, as next_attempt() orders them: written out by loops that share no
+/// code with the module. For three numbers.
+std::vector<std::string> ordered_attempts(const Numbers& numbers, int64_t max_value) {
+  const auto equation = [&](int64_t x, int64_t y, char op, std::string& text) -> int64_t {
+    const int64_t a = std::max(x, y), b = std::min(x, y);
+    if (op == '/' && (b == 0 || a % b != 0)) return -1;
+    const int64_t c = op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b;
+    text += std::to_string(a) + op + std::to_string(b) + "=" + std::to_string(c);
+    return c > max_value ? -1 : c;
+  };
+  std::vector<std::string> attempts;
+  for (const auto& [i, j, rest] : {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{1, 2, 0}}) {
+    for (const char first : std::string("+-*/")) {
+      for (const char second : std::string("+-*/")) {
+        std::string text;
+        const int64_t value = equation(numbers[i], numbers[j], first, text);
+        text += ",";
+        if (value >= 0 && equation(value, numbers[rest], second, text) >= 0)
+          attempts.push_back(text);
+      }
+    }
+  }
+  return attempts;
+}
+
+TEST_CASE("countdown: sorted problems give the largest number first") {
+  Countdown task = small_task();
+  task.options.sorted = true;
+  task.prepare(0);
+  for (int64_t i = 0; i < 500; ++i) {
+    for (const Split split : {Split::train, Split::test}) {
+      const Numbers numbers = read_gold(task.problem(split, i).gold).numbers;
+      CHECK(std::is_sorted(numbers.rbegin(), numbers.rend()));
+    }
+  }
+}
+
+TEST_CASE("countdown: attempts follow each other in a fixed order") {
+  for (const Numbers& numbers : {Numbers{6, 6, 1}, {3, 10, 4}, {9, 2, 2}, {1, 1, 1}, {19, 7, 20}}) {
+    int64_t code = -1;
+    for (const std::string& text : ordered_attempts(numbers, 50)) {
+      const auto attempt = next_attempt(numbers, 50, code);
+      REQUIRE(attempt.has_value());
+      CHECK(attempt->text() == text);
+    }
+    CHECK_FALSE(next_attempt(numbers, 50, code).has_value());
+  }
+  // Eight numbers have 26,011,238,400 codes. Those that begin with an equation that cannot be done
+  // are passed over at once: 40*40 here, billions.
+  const Numbers eight{40, 40, 40, 40, 40, 40, 40, 40};
+  int64_t code = -1, last = -1;
+  for (int i = 0; i < 1000; ++i) {
+    const auto attempt = next_attempt(eight, 40, code);
+    REQUIRE(attempt.has_value());
+    std::string key;
+    check_attempt(attempt->text(), eight, key);
+    CHECK(code > std::exchange(last, code));
+  }
+}
+
+TEST_CASE("countdown: the base text is true, in order and as its settings say") {
   const Countdown task = small_task();
   const int64_t n = 6000;
-  int64_t searches = 0, solved = 0, guesses_right = 0, one_failure = 0, most = 0, attempts_all = 0;
+  int64_t searches = 0, guesses = 0, guesses_right = 0, moved = 0, failures = 0, ended_early = 0,
+          most = 0;
+  std::map<char, int64_t> used;
   for (int64_t i = 0; i < n; ++i) {
-    const std::string document = text(task.document(i));
-    CAPTURE(document);
-    const size_t start = document.find("\n<think> try ");
-    REQUIRE(start != std::string::npos);
-    const Problem problem{"", document_gold(document)};
+    const Document document = task.document(i);
+    CAPTURE(text(document));
+    REQUIRE(document.prompt.ends_with("\n<think>"));
+    const Problem problem{"", document_gold(text(document))};
     const Puzzle puzzle = read_gold(problem.gold);
     const std::string target = std::to_string(puzzle.target);
-    const std::string response = document.substr(start + 8);
-    const auto parts = split_text(response.substr(5), "</think><answer>");
+    const auto parts = split_text(document.response, "</think><answer>");
     REQUIRE(parts.size() == 2);
-    const auto attempts = split_text(parts[0], " wait, try ");
-    const bool search = parts[0].find(" want ") != std::string::npos;
-    const Grade grade = task.grade(problem, response, true);
+    const Grade grade = task.grade(problem, document.response, true);
     CHECK(grade.answered);
+    const auto tallies = task.diagnose(problem, document.response);
+    if (parts[0].empty()) {  // the numbers in any order, any operators between them
+      ++guesses, guesses_right += grade.correct;
+      const std::string guess = parts[1].substr(0, parts[1].find('<'));
+      const Expression read = parse_expression(guess);
+      CHECK(std::is_permutation(read.literals.begin(), read.literals.end(), puzzle.numbers.begin(),
+                                puzzle.numbers.end()));
+      CHECK(guess.find_first_of("()") == std::string::npos);
+      moved += read.literals != puzzle.numbers;
+      for (const char c : guess) ++used[c];
+      CHECK(tallies[4].hits == 0);
+      CHECK_FALSE(grade.reflected);
+      continue;
+    }
+    REQUIRE(parts[0].starts_with(" try "));
+    const auto attempts = split_text(parts[0].substr(5), " wait, try ");
     CHECK(grade.reflected == (attempts.size() > 1));
+    const auto order = ordered_attempts(puzzle.numbers, task.options.value_max);
+    const auto written = [&](size_t k) { return attempts[k].substr(0, attempts[k].find(' ')); };
     std::set<std::string> keys;
+    size_t at = 0;
     for (size_t k = 0; k < attempts.size(); ++k) {
-      const size_t end = std::min(attempts[k].find(" want "), attempts[k].size());
+      for (std::string passed; order.at(at) != written(k); ++at, passed.clear()) {
+        check_attempt(order[at], puzzle.numbers, passed);
+        REQUIRE(keys.contains(passed));  // it computes the same as an earlier one
+      }
       std::string key;
-      const int64_t value = check_attempt(attempts[k].substr(0, end), puzzle.numbers, key);
-      const bool hit = std::to_string(value) == target;
-      CHECK(attempts[k].substr(end) ==
-            (search ? " want " + target + (hit ? " yes." : " no.") : ""));
-      CHECK(keys.insert(key).second);             // no attempt twice
-      CHECK((!hit || k + 1 == attempts.size()));  // the first right one ends the search
-      if (k + 1 == attempts.size())
-        CHECK(grade.correct == hit);  // the answer is what was tried last
+      const int64_t value = check_attempt(written(k), puzzle.numbers, key);
+      const bool hit = std::to_string(value) == target, last = k + 1 == attempts.size();
+      CHECK(attempts[k] == written(k) + " want " + target + (hit ? " yes." : " no."));
+      CHECK(keys.insert(key).second);         // no attempt twice
+      CHECK((!hit || last));                  // the first right one ends the search
+      if (last) CHECK(grade.correct == hit);  // the answer is what was tried last
+      failures += !hit;
     }
-    if (search) {
-      const auto failures = std::ssize(attempts) - grade.correct;
-      CHECK(failures >= 1);
-      ++searches, solved += grade.correct, one_failure += failures == 1;
-      most = std::max<int64_t>(most, std::ssize(attempts));
-      attempts_all += std::ssize(attempts);
-    } else {
-      CHECK(attempts.size() == 1);
-      guesses_right += grade.correct;
-    }
-    const auto tallies = task.diagnose(problem, response);
-    CHECK(tallies[0].hits == tallies[0].trials);
-    CHECK(tallies[1].hits == tallies[1].trials);
-    CHECK(tallies[2].hits == tallies[2].trials);
+    ++searches, most = std::max<int64_t>(most, std::ssize(attempts));
+    ended_early += !grade.correct && std::ssize(attempts) < task.options.max_attempts;
+    for (const size_t t : {0, 1, 2}) CHECK(tallies[t].hits == tallies[t].trials);
     CHECK(tallies[3].hits == 0);
     CHECK(tallies[4].hits == std::ssize(attempts));
   }
   // Four standard deviations, from 6000 documents, 4800 guesses and 1200 searches.
   CHECK(std::abs(rate(searches, n) - 0.2) < 0.02);
-  CHECK(std::abs(rate(guesses_right, n - searches) - 0.1) < 0.018);
-  CHECK(std::abs(rate(solved, searches) - 0.7) < 0.055);
-  CHECK(std::abs(rate(one_failure, searches) - 0.3) < 0.055);
-  CHECK(most == 8);
-  // Failures: geometric from 1 with 0.7, at most 8, or 7 before a right one: means 3.14 and 3.06.
-  CHECK(rate(attempts_all, searches) == doctest::Approx(0.3 * 3.14 + 0.7 * 4.06).epsilon(0.08));
+  CHECK(searches + guesses == n);
+  for (const char op : std::string("+-*/"))
+    CHECK(std::abs(rate(used[op], 2 * guesses) - 0.25) < 0.018);
+  CHECK(rate(guesses_right, guesses) > 0.02);
+  CHECK(rate(guesses_right, guesses) < 0.10);
+  CHECK(rate(moved, guesses) > 0.6);  // five orders of six, less those of equal numbers
+  CHECK(std::abs(rate(ended_early, failures) - 0.1) < 0.015);  // 1 - go_on
+  CHECK(most > 16);
   CHECK(text(task.document(7)) == text(small_task().document(7)));
   CHECK(text(task.document(7)) != text(small_task(1).document(7)));
 }
 
 TEST_CASE(
-    "countdown: the fraction misjudged of the base text's checks is wrong, and such a search ends "
-    "there") {
+    "countdown: the fraction misjudged of the base text's checks is wrong, and a wrong attempt "
+    "called right is the answer") {
   Countdown task = small_task();
   task.options.search_share = 1;
   task.options.misjudged = 0.2;
   std::array<Tally, 2> verdicts;  // right called right, wrong called wrong
-  for (int64_t i = 0; i < 3000; ++i) {
+  for (int64_t i = 0; i < 6000; ++i) {
     const Document document = task.document(i);
     const auto tallies = task.diagnose({"", document_gold(text(document))}, document.response);
     CHECK(tallies[0].hits == tallies[0].trials);  // the arithmetic is right all the same
@@ -745,19 +815,24 @@ TEST_CASE(
     "countdown: base text follows its settings to their ends, and is refused for long prompts") {
   Countdown task = small_task();
   task.options.search_share = 1;
+  task.options.go_on = 0;
+  for (int64_t i = 0; i < 20; ++i) CHECK(split_text(text(task.document(i)), " try ").size() == 2);
   task.options.go_on = 1;
-  task.options.solved = 0;
+  task.options.max_attempts = 1000;  // more than there are: every search ends solved
+  for (int64_t i = 0; i < 200; ++i)
+    CHECK(text(task.document(i)).find(" yes.</think>") != std::string::npos);
   task.options.max_attempts = 5;
-  const std::string document = text(task.document(0));
-  CHECK(split_text(document, " no.").size() == 6);
-  CHECK(document.find(" yes.") == std::string::npos);
-  task.options.solved = 1;
-  CHECK(split_text(text(task.document(0)), " no.").size() == 5);
-  CHECK(text(task.document(0)).find(" yes.</think>") != std::string::npos);
+  for (int64_t i = 0; i < 200; ++i) {
+    const std::string document = text(task.document(i));
+    const size_t attempts = split_text(document, " want ").size() - 1;
+    CHECK((attempts == 5 || (attempts < 5 && document.find(" yes.") != std::string::npos)));
+  }
+  task.options.misjudged =
+      1;  // what is right is called wrong: all attempts but none is accepted...
+  task.options.max_attempts = 2;
+  CHECK(split_text(text(task.document(0)), " try ").size() == 2);  // ...or the first wrong one is
   task.options.search_share = 0;
-  task.options.guess_right = 1;
-  for (int64_t i = 0; i < 20; ++i)
-    CHECK(text(task.document(i)).find(" want ") == std::string::npos);
+  for (int64_t i = 0; i < 20; ++i) CHECK(task.document(i).response.starts_with("</think><answer>"));
   task.options.prompt_template = Template::base;
   CHECK_THROWS_AS(task.document(0), std::invalid_argument);
 }

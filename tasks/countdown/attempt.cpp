@@ -6,7 +6,7 @@
 namespace tiny_zero::countdown {
 namespace {
 
-constexpr std::string_view kOperators = "+-*/", kDigits = "0123456789";
+constexpr std::string_view kDigits = "0123456789";
 
 /// A value that is still to be used.
 struct Part {
@@ -29,6 +29,21 @@ void combine(std::vector<Part>& parts, size_t i, char op, size_t j, int64_t writ
               bracketed(a.expression) + op + bracketed(b.expression), first + op + second};
   parts.erase(parts.begin() + static_cast<std::ptrdiff_t>(j));
 }
+
+/// Appends left[i] op left[j], whose result replaces left[i]; false, and nothing changed, if the
+/// second is larger or the result is no integer in [0, max_value].
+bool append(std::vector<Equation>& equations, std::vector<int64_t>& left, size_t i, char op,
+            size_t j, int64_t max_value) {
+  const Rational value = apply(op, {left[i], 1}, {left[j], 1});
+  if (left[i] < left[j] || value.den != 1 || value.num < 0 || value.num > max_value) return false;
+  equations.push_back({left[i], op, left[j], value.num});
+  left[i] = value.num;
+  left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));
+  return true;
+}
+
+/// In how many ways an equation can take a pair of so many values and an operator.
+int64_t choices(size_t values) { return static_cast<int64_t>(values * (values - 1) / 2 * 4); }
 
 /// Reads an unsigned integer at `at` and moves past its digits; false if there is none or it does
 /// not fit 64 bits.
@@ -55,18 +70,32 @@ Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, R
   std::vector<Equation> equations;
   while (left.size() > 1) {
     // Rejection sampling. One choice always passes: the larger minus the smaller.
-    const auto last = static_cast<int64_t>(left.size()) - 1;
-    const auto i = static_cast<size_t>(random.between(0, last)),
-               j = static_cast<size_t>(random.between(0, last));
-    const char op = kOperators[static_cast<size_t>(random.between(0, 3))];
-    const Rational value = apply(op, {left[i], 1}, {left[j], 1});
-    if (i == j || left[i] < left[j] || value.den != 1 || value.num < 0 || value.num > max_value)
-      continue;
-    equations.push_back({left[i], op, left[j], value.num});
-    left[i] = value.num;
-    left.erase(left.begin() + static_cast<std::ptrdiff_t>(j));
+    const auto draw = [&](size_t n) { return static_cast<size_t>(random.between(0, n - 1)); };
+    const size_t i = draw(left.size()), j = draw(left.size());
+    const char op = kOperators[draw(4)];
+    if (i != j) append(equations, left, i, op, j, max_value);
   }
   return *replay(numbers, equations);  // takes the first of two equal values, as for a response
+}
+
+std::optional<Attempt> next_attempt(const std::vector<int64_t>& numbers, int64_t max_value,
+                                    int64_t& code) {
+  int64_t codes = 1;
+  for (size_t values = numbers.size(); values > 1; --values) codes *= choices(values);
+  for (int64_t step = 1;;) {  // over all codes that begin with the equation that cannot be done
+    code = (code / step + 1) * step;
+    if (code >= codes) return std::nullopt;
+    std::vector<int64_t> left = numbers;
+    std::vector<Equation> equations;
+    for (step = codes; left.size() > 1;) {
+      const int64_t rest = code % step, choice = rest / (step /= choices(left.size()));
+      auto i = static_cast<size_t>(choice / 4), j = size_t{1};
+      while (i >= j) i -= j++;
+      if (left[i] < left[j]) std::swap(i, j);
+      if (!append(equations, left, i, kOperators[choice % 4], j, max_value)) break;
+    }
+    if (left.size() == 1) return replay(numbers, equations);
+  }
 }
 
 std::optional<Attempt> replay(const std::vector<int64_t>& numbers,

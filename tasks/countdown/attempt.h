@@ -14,6 +14,8 @@
 
 namespace tiny_zero::countdown {
 
+constexpr std::string_view kOperators = "+-*/";
+
 struct Equation {
   int64_t a = 0;
   char op = '+';
@@ -34,6 +36,14 @@ struct Attempt {
 /// uniformly among the choices whose result is an integer in [0, max_value], until one value is
 /// left. The numbers must lie in [1, max_value].
 Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
+
+/// The attempts that random_attempt() may give stand in a fixed order, in which a search can go on
+/// without remembering what it tried. A code from 0 on names for each equation, the last one's
+/// turning fastest, a pair of the values left, by position, and an operator in the order + - * /.
+/// Most codes make no attempt: moves `code` on to the next that does and returns its attempt;
+/// nothing after the last. -1 stands before the first. With equal numbers, some have the same tree.
+std::optional<Attempt> next_attempt(const std::vector<int64_t>& numbers, int64_t max_value,
+                                    int64_t& code);
 
 /// The attempt that these equations make of `numbers`: each takes two values that are left and puts
 /// its written result back. Nothing if a value is not there or more than one is left at the end. A

@@ -12,15 +12,16 @@ constexpr std::string_view kWords[] = {
     "use ",  " once each to make ", "<think>", "</think>", "<answer>", "</answer>",
     " try ", " wait, try ",         " want ",  " no.",     " yes.",    "<|endoftext|>"};
 
-/// A failing attempt whose tree is not in `seen` and is then added; nothing after 1,000 tries.
-std::optional<Attempt> random_failure(const Puzzle& puzzle, const Options& options, Random& random,
-                                      std::set<std::string>& seen) {
-  for (int tries = 0; tries < 1000; ++tries) {
-    Attempt attempt = random_attempt(puzzle.numbers, options.value_max, random);
-    if (attempt.value != Rational{puzzle.target, 1} && seen.insert(attempt.tree).second)
-      return attempt;
+/// The numbers in any order, any operators between them, as "8*3-8".
+std::string guess(std::vector<int64_t> numbers, Random& random) {
+  std::string text;
+  while (!numbers.empty()) {
+    const auto at = numbers.begin() + random.between(0, std::ssize(numbers) - 1);
+    if (!text.empty()) text += kOperators[static_cast<size_t>(random.between(0, 3))];
+    text += std::to_string(*at);
+    numbers.erase(at);
   }
-  return std::nullopt;
+  return text;
 }
 
 }  // namespace
@@ -32,37 +33,24 @@ Document Countdown::document(int64_t index) const {
         "countdown: the base text is written in the short form; set countdown-template = short");
   }
   Random random(seed_, kDocuments, static_cast<uint64_t>(index));
-  Attempt solution;
-  const Puzzle puzzle = generate(Split::train, random, &solution);
-  const auto document = [&](const std::string& thoughts, const Attempt& last) -> Document {
-    return {prompt(puzzle), thoughts + "</think><answer>" + last.expression + "</answer>"};
+  const Puzzle puzzle = generate(Split::train, random);
+  const auto document = [&](const std::string& thoughts, const std::string& answer) -> Document {
+    return {prompt(puzzle), thoughts + "</think><answer>" + answer + "</answer>"};
   };
+  if (!random.chance(o.search_share)) return document("", guess(puzzle.numbers, random));
+  std::string thoughts, answer;
   std::set<std::string> seen;
-  if (!random.chance(o.search_share)) {
-    const bool right = random.chance(o.guess_right);
-    const Attempt guess =
-        right ? solution : random_failure(puzzle, o, random, seen).value_or(solution);
-    return document(" try " + guess.text(), guess);
+  int64_t code = -1;
+  while (const auto attempt = next_attempt(puzzle.numbers, o.value_max, code)) {
+    if (!seen.insert(attempt->tree).second) continue;
+    const bool right = attempt->value == Rational{puzzle.target, 1},
+               accepted = right != random.chance(o.misjudged);
+    thoughts += (thoughts.empty() ? " try " : " wait, try ") + attempt->text() + " want " +
+                std::to_string(puzzle.target) + (accepted ? " yes." : " no.");
+    answer = attempt->expression;
+    if (accepted || std::ssize(seen) == o.max_attempts || !random.chance(o.go_on)) break;
   }
-  const std::string want = " want " + std::to_string(puzzle.target);
-  const auto judged = [&](const Attempt& attempt, bool right) {
-    return attempt.text() + want + (right ? " yes." : " no.");
-  };
-  const bool solved = random.chance(o.solved);
-  std::string thoughts;
-  Attempt last = solution;
-  for (int64_t failures = 0; failures < o.max_attempts - solved; ++failures) {
-    if (failures > 0 && !random.chance(o.go_on)) break;
-    const auto failure = random_failure(puzzle, o, random, seen);
-    if (!failure) break;
-    const bool accepted = random.chance(o.misjudged);
-    thoughts += (failures == 0 ? " try " : " wait, try ") + judged(*failure, accepted);
-    last = *failure;
-    if (accepted) return document(thoughts, last);
-  }
-  if (!solved) return document(thoughts, last);
-  const bool missed = random.chance(o.misjudged);
-  return document(thoughts + " wait, try " + judged(solution, !missed), missed ? last : solution);
+  return document(thoughts, answer);
 }
 
 std::string Countdown::tokenizer_json() const { return byte_tokenizer_json(kCharacters, kWords); }

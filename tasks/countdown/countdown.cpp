@@ -114,19 +114,16 @@ Settings Countdown::settings() {
            "generated problems: largest target")
       .add("countdown-value-max", o.value_max, 1, kMaxNumber,
            "largest value on the way, in problems and base text")
+      .add("countdown-sorted", o.sorted, "generated problems: the numbers from the largest down")
       .add("countdown-test-share", o.test_share, 0, 1,
            "fraction of all problems kept for testing if there is no test file")
       .section("base text")
       .add("countdown-search-share", o.search_share, 0, 1,
            "base text: fraction of documents that search; others guess")
       .add("countdown-go-on", o.go_on, 0, 1,
-           "base text: probability that one more attempt fails after a failed one")
-      .add("countdown-solved", o.solved, 0, 1,
-           "base text: fraction of searches that end solved; others give up")
+           "base text: probability that a search goes on after a failed attempt")
       .add("countdown-misjudged", o.misjudged, 0, 1,
            "base text: fraction of attempts whose check comes out wrong")
-      .add("countdown-guess-right", o.guess_right, 0, 1,
-           "base text: fraction of guesses that are right")
       .add("countdown-max-attempts", o.max_attempts, 2, 1000,
            "base text: most attempts of one search")
       .needs("countdown-reward = tinyzero", {"countdown-format-score"})
@@ -182,18 +179,16 @@ bool Countdown::in_test(const Puzzle& puzzle) const {
   return test_keys_.empty() ? unit_interval(key) < options.test_share : test_keys_.contains(key);
 }
 
-Puzzle Countdown::generate(Split split, Random& random, Attempt* solution) const {
+Puzzle Countdown::generate(Split split, Random& random) const {
   const Options& o = options;
   for (int tries = 0; tries < 100'000; ++tries) {
     Puzzle puzzle;
     puzzle.numbers.resize(static_cast<size_t>(random.between(o.count_min, o.count_max)));
     for (int64_t& number : puzzle.numbers) number = random.between(o.number_min, o.number_max);
-    const Attempt attempt = random_attempt(puzzle.numbers, o.value_max, random);
-    puzzle.target = attempt.value.num;
+    if (o.sorted) std::sort(puzzle.numbers.rbegin(), puzzle.numbers.rend());
+    puzzle.target = random_attempt(puzzle.numbers, o.value_max, random).value.num;
     if (puzzle.target < o.target_min || puzzle.target > o.target_max) continue;
-    if (in_test(puzzle) != (split == Split::test)) continue;
-    if (solution) *solution = attempt;
-    return puzzle;
+    if (in_test(puzzle) == (split == Split::test)) return puzzle;
   }
   throw std::invalid_argument(
       std::string("countdown: 100000 tries gave no problem for the ") +

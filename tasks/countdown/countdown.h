@@ -36,10 +36,11 @@ struct Options {
   int64_t number_min = 1, number_max = 99;
   int64_t target_min = 10, target_max = 100;
   int64_t value_max = 999;
+  bool sorted = false;
   double test_share = 0.1;
   // base text
-  double search_share = 0.2, go_on = 0.7, solved = 0.7, misjudged = 0, guess_right = 0.1;
-  int64_t max_attempts = 8;
+  double search_share = 0.2, go_on = 0.9, misjudged = 0;
+  int64_t max_attempts = 32;
 };
 
 class Countdown : public Task {
@@ -75,7 +76,7 @@ class Countdown : public Task {
   /// test file or, without one, if their hash falls below test_share, whatever the seed. Neither
   /// the order of the numbers nor the target matters [T40].
   bool in_test(const Puzzle& puzzle) const;
-  Puzzle generate(Split split, Random& random, Attempt* solution = nullptr) const;
+  Puzzle generate(Split split, Random& random) const;
   std::string prompt(const Puzzle& puzzle) const;
 
   uint64_t seed_ = 0;

@@ -69,13 +69,9 @@ std::vector<Tally> Countdown::diagnose(const Problem& problem, std::string_view 
     repeated.hits += !seen.insert(attempt ? attempt->tree : std::string(text)).second;
   }
   const int64_t reflected = verdict.reflected, correct = verdict.correct;
-  return {equations,
-          yes,
-          no,
-          repeated,
-          attempts,
-          {"searches right", reflected * correct, reflected},
-          {"guesses right", (1 - reflected) * correct, 1 - reflected}};
+  const Tally searches{"searches right", reflected * correct, reflected},
+      guesses{"guesses right", (1 - reflected) * correct, 1 - reflected};
+  return {equations, yes, no, repeated, attempts, searches, guesses};
 }
 
 }  // namespace tiny_zero::countdown
