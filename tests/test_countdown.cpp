@@ -680,6 +680,12 @@ std::vector<std::string> ordered_attempts(const Numbers& numbers, int64_t max_va
   return attempts;
 }
 
+/// What the last attempt of a search comes to, as written.
+std::string last_result(const std::string& response) {
+  const size_t want = response.rfind(" want "), equals = response.rfind('=', want);
+  return response.substr(equals + 1, want - equals - 1);
+}
+
 TEST_CASE("countdown: sorted problems give the largest number first") {
   Countdown task = small_task();
   task.options.sorted = true;
@@ -702,8 +708,14 @@ TEST_CASE("countdown: attempts follow each other in a fixed order") {
     }
     CHECK_FALSE(next_attempt(numbers, 50, code).has_value());
   }
-  // Eight numbers have 26,011,238,400 codes. Those that begin with an equation that cannot be done
-  // are passed over at once: 40*40 here, billions.
+  std::set<std::string> trees;
+  int64_t count = 0, at = -1;
+  for (; const auto attempt = next_attempt({9, 7, 4, 2}, 50, at); ++count)
+    trees.insert(attempt->tree);
+  CHECK(count == 434);         // counted by a recursion in another language
+  CHECK(trees.size() == 352);  // (9+7)-(4+2) comes twice: either sum may be first
+  // Eight numbers have 26,011,238,400 codes. All 232,243,200 that begin with 40+40 are skipped at
+  // once; one by one, this would take many seconds.
   const Numbers eight{40, 40, 40, 40, 40, 40, 40, 40};
   int64_t code = -1, last = -1;
   for (int i = 0; i < 1000; ++i) {
@@ -711,6 +723,7 @@ TEST_CASE("countdown: attempts follow each other in a fixed order") {
     REQUIRE(attempt.has_value());
     std::string key;
     check_attempt(attempt->text(), eight, key);
+    if (i == 0) CHECK(code == 232'289'329);
     CHECK(code > std::exchange(last, code));
   }
 }
@@ -762,11 +775,11 @@ TEST_CASE("countdown: the base text is true, in order and as its settings say") 
       const int64_t value = check_attempt(written(k), puzzle.numbers, key);
       const bool hit = std::to_string(value) == target, last = k + 1 == attempts.size();
       CHECK(attempts[k] == written(k) + " want " + target + (hit ? " yes." : " no."));
-      CHECK(keys.insert(key).second);         // no attempt twice
-      CHECK((!hit || last));                  // the first right one ends the search
-      if (last) CHECK(grade.correct == hit);  // the answer is what was tried last
+      CHECK(keys.insert(key).second);  // no attempt twice
+      CHECK((!hit || last));           // the first right one ends the search
       failures += !hit;
     }
+    CHECK(task.answer(problem, document.response) == last_result(document.response));
     ++searches, most = std::max<int64_t>(most, std::ssize(attempts));
     ended_early += !grade.correct && std::ssize(attempts) < task.options.max_attempts;
     for (const size_t t : {0, 1, 2}) CHECK(tallies[t].hits == tallies[t].trials);
@@ -796,7 +809,9 @@ TEST_CASE(
   std::array<Tally, 2> verdicts;  // right called right, wrong called wrong
   for (int64_t i = 0; i < 6000; ++i) {
     const Document document = task.document(i);
-    const auto tallies = task.diagnose({"", document_gold(text(document))}, document.response);
+    const Problem problem{"", document_gold(text(document))};
+    CHECK(task.answer(problem, document.response) == last_result(document.response));
+    const auto tallies = task.diagnose(problem, document.response);
     CHECK(tallies[0].hits == tallies[0].trials);  // the arithmetic is right all the same
     for (size_t t = 0; t < 2; ++t) {
       verdicts[t].hits += tallies[1 + t].hits;
@@ -827,10 +842,13 @@ TEST_CASE(
     const size_t attempts = split_text(document, " want ").size() - 1;
     CHECK((attempts == 5 || (attempts < 5 && document.find(" yes.") != std::string::npos)));
   }
-  task.options.misjudged =
-      1;  // what is right is called wrong: all attempts but none is accepted...
-  task.options.max_attempts = 2;
-  CHECK(split_text(text(task.document(0)), " try ").size() == 2);  // ...or the first wrong one is
+  task.options.misjudged = 1;  // the right one is passed over, the first wrong one is the answer
+  for (int64_t i = 0; i < 200; ++i) {
+    const Document search = task.document(i);
+    const auto tallies = task.diagnose({"", document_gold(text(search))}, search.response);
+    CHECK(tallies[1].hits + tallies[2].hits == 0);
+    CHECK(tallies[2].trials <= 1);
+  }
   task.options.search_share = 0;
   for (int64_t i = 0; i < 20; ++i) CHECK(task.document(i).response.starts_with("</think><answer>"));
   task.options.prompt_template = Template::base;

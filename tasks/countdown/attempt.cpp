@@ -42,8 +42,8 @@ bool append(std::vector<Equation>& equations, std::vector<int64_t>& left, size_t
   return true;
 }
 
-/// In how many ways an equation can take a pair of so many values and an operator.
-int64_t choices(size_t values) { return static_cast<int64_t>(values * (values - 1) / 2 * 4); }
+/// How many equations can be written with that many values left: pairs times operators.
+int64_t equations_of(size_t values) { return static_cast<int64_t>(values * (values - 1) / 2 * 4); }
 
 /// Reads an unsigned integer at `at` and moves past its digits; false if there is none or it does
 /// not fit 64 bits.
@@ -81,14 +81,15 @@ Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, R
 std::optional<Attempt> next_attempt(const std::vector<int64_t>& numbers, int64_t max_value,
                                     int64_t& code) {
   int64_t codes = 1;
-  for (size_t values = numbers.size(); values > 1; --values) codes *= choices(values);
-  for (int64_t step = 1;;) {  // over all codes that begin with the equation that cannot be done
+  for (size_t values = numbers.size(); values > 1; --values) codes *= equations_of(values);
+  for (int64_t step = 1;
+       ;) {  // skips all codes with the same equations up to one that can't be done
     code = (code / step + 1) * step;
     if (code >= codes) return std::nullopt;
     std::vector<int64_t> left = numbers;
     std::vector<Equation> equations;
     for (step = codes; left.size() > 1;) {
-      const int64_t rest = code % step, choice = rest / (step /= choices(left.size()));
+      const int64_t rest = code % step, choice = rest / (step /= equations_of(left.size()));
       auto i = static_cast<size_t>(choice / 4), j = size_t{1};
       while (i >= j) i -= j++;
       if (left[i] < left[j]) std::swap(i, j);

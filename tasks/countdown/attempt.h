@@ -1,7 +1,7 @@
 #pragma once
 // An attempt is a chain of equations that uses up the numbers, such as "2*5=10,10*7=70". Random
-// attempts make the problems and the base text; those parsed from a response show how reliable a
-// model's arithmetic and checks are.
+// attempts make the problems, ordered ones the searches of the base text; those parsed from a
+// response show how reliable a model's arithmetic and checks are.
 
 #include <cstdint>
 #include <optional>
@@ -37,11 +37,11 @@ struct Attempt {
 /// left. The numbers must lie in [1, max_value].
 Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
 
-/// The attempts that random_attempt() may give stand in a fixed order, in which a search can go on
-/// without remembering what it tried. A code from 0 on names for each equation, the last one's
-/// turning fastest, a pair of the values left, by position, and an operator in the order + - * /.
-/// Most codes make no attempt: moves `code` on to the next that does and returns its attempt;
-/// nothing after the last. -1 stands before the first. With equal numbers, some have the same tree.
+/// The attempt after `code` in a fixed order of all that random_attempt() may give; moves `code`
+/// there. Start with -1; nothing after the last. A code has a digit for each equation, the last
+/// one's lowest: 4 * pair + operator. Pairs are by position, (0,1), (0,2), (1,2), (0,3), ...;
+/// operators are + - * /. A result takes the place of the larger value. Trees may repeat: with
+/// equal values, or two equations in either order. At most 11 numbers, so that codes fit 64 bits.
 std::optional<Attempt> next_attempt(const std::vector<int64_t>& numbers, int64_t max_value,
                                     int64_t& code);
 

@@ -113,7 +113,7 @@ Settings Countdown::settings() {
       .add("countdown-target-max", o.target_max, 1, kMaxNumber,
            "generated problems: largest target")
       .add("countdown-value-max", o.value_max, 1, kMaxNumber,
-           "largest value on the way, in problems and base text")
+           "largest value on the way, in problems and the base text's searches")
       .add("countdown-sorted", o.sorted, "generated problems: the numbers from the largest down")
       .add("countdown-test-share", o.test_share, 0, 1,
            "fraction of all problems kept for testing if there is no test file")
