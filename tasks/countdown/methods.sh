@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # The methods side by side on the demo's task: every run starts from the demo's base model (RoFormerV2 from its own) and
 # takes the demo's recipe, but for the flags below; before and after are measured on the same 1,024 test problems.
-#   SEED=0   THREADS=0 (all cores)   RUNS=runs   ONLY='prime lora'   STEPS=40   PROBLEMS=1024
+#   SEED=0   THREADS=0 (all cores)   RUNS=runs   ONLY='prime lora'   STEPS=44   PROBLEMS=1024
 # What is complete is not run again; what was stopped goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-seed=${SEED:-0} runs=${RUNS:-runs} only=${ONLY:-} steps=${STEPS:-40} problems=${PROBLEMS:-1024}
+seed=${SEED:-0} runs=${RUNS:-runs} only=${ONLY:-} steps=${STEPS:-44} problems=${PROBLEMS:-1024}
 program=build/tiny_zero
 common=(--recipe tasks/countdown/recipes/demo.conf --seed "$seed" --threads "${THREADS:-0}")
 
 declare -A flags=(
   [outcome]=""
   [process]="--supervision process"
-  [online_rft]="--algorithm rft"
+  [online_rft]="--algorithm rft --truncated keep"
   [reinforce]="--algorithm reinforce"
-  [prime]="--algorithm prime --prime-learning-rate 2.5e-4"
+  [prime]="--algorithm prime --prime-learning-rate 6e-4"
   [sft_then_rl]=""
-  [lora]="--lora-rank 8 --learning-rate 2.5e-3 --final-learning-rate 2e-4"
+  [lora]="--lora-rank 8 --learning-rate 6e-3 --final-learning-rate 4e-4"
   [roformer_v2]=""
 )
 order=(outcome process online_rft reinforce prime sft_then_rl lora roformer_v2)
