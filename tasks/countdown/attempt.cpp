@@ -65,25 +65,24 @@ std::string Attempt::text() const {
   return text;
 }
 
-Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random) {
-  std::vector<int64_t> left = numbers;
+int64_t random_target(std::vector<int64_t> numbers, int64_t max_value, Random& random) {
   std::vector<Equation> equations;
-  while (left.size() > 1) {
+  while (numbers.size() > 1) {
     // Rejection sampling. One choice always passes: the larger minus the smaller.
     const auto draw = [&](size_t n) { return static_cast<size_t>(random.between(0, n - 1)); };
-    const size_t i = draw(left.size()), j = draw(left.size());
+    const size_t i = draw(numbers.size()), j = draw(numbers.size());
     const char op = kOperators[draw(4)];
-    if (i != j) append(equations, left, i, op, j, max_value);
+    if (i != j) append(equations, numbers, i, op, j, max_value);
   }
-  return *replay(numbers, equations);  // takes the first of two equal values, as for a response
+  return numbers.front();
 }
 
 std::optional<Attempt> next_attempt(const std::vector<int64_t>& numbers, int64_t max_value,
                                     int64_t& code) {
   int64_t codes = 1;
   for (size_t values = numbers.size(); values > 1; --values) codes *= equations_of(values);
-  for (int64_t step = 1;
-       ;) {  // skips all codes with the same equations up to one that can't be done
+  for (int64_t step = 1;;) {
+    // Skips all codes with the same equations up to the one that cannot be done.
     code = (code / step + 1) * step;
     if (code >= codes) return std::nullopt;
     std::vector<int64_t> left = numbers;

@@ -32,12 +32,12 @@ struct Attempt {
   std::string text() const;
 };
 
-/// A random attempt. Each equation takes two of the values left, the larger first, and an operator,
-/// uniformly among the choices whose result is an integer in [0, max_value], until one value is
-/// left. The numbers must lie in [1, max_value].
-Attempt random_attempt(const std::vector<int64_t>& numbers, int64_t max_value, Random& random);
+/// The value of a random attempt. Each equation takes two of the values left, the larger first, and
+/// an operator, uniformly among the choices whose result is an integer in [0, max_value], until one
+/// value is left. The numbers must lie in [1, max_value].
+int64_t random_target(std::vector<int64_t> numbers, int64_t max_value, Random& random);
 
-/// The attempt after `code` in a fixed order of all that random_attempt() may give; moves `code`
+/// The attempt after `code` in a fixed order of all whose results are such integers; moves `code`
 /// there. Start with -1; nothing after the last. A code has a digit for each equation, the last
 /// one's lowest: 4 * pair + operator. Pairs are by position, (0,1), (0,2), (1,2), (0,3), ...;
 /// operators are + - * /. A result takes the place of the larger value. Trees may repeat: with

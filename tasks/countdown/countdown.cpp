@@ -186,7 +186,7 @@ Puzzle Countdown::generate(Split split, Random& random) const {
     puzzle.numbers.resize(static_cast<size_t>(random.between(o.count_min, o.count_max)));
     for (int64_t& number : puzzle.numbers) number = random.between(o.number_min, o.number_max);
     if (o.sorted) std::sort(puzzle.numbers.rbegin(), puzzle.numbers.rend());
-    puzzle.target = random_attempt(puzzle.numbers, o.value_max, random).value.num;
+    puzzle.target = random_target(puzzle.numbers, o.value_max, random);
     if (puzzle.target < o.target_min || puzzle.target > o.target_max) continue;
     if (in_test(puzzle) == (split == Split::test)) return puzzle;
   }
